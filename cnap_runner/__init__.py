@@ -1,0 +1,1 @@
+"""Gives every AI coding agent its own long-lived OpenCode container."""

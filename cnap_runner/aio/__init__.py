@@ -1,0 +1,1 @@
+"""Async helpers that know nothing of agents."""

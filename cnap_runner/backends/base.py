@@ -1,0 +1,136 @@
+"""The contract between the runner and the place where instances live.
+
+A few verbs and their promises. Nothing here assumes a local disk, a published port or a container: an instance is something
+that runs the OpenCode server for one agent, keeps its folders, and can be found again by any process.
+
+Promises that hold for every verb:
+
+- It never blocks the event loop.
+- Errors are those of `cnap_runner.errors`; the engine's own exceptions stay inside, chained as the cause.
+- `EngineUnavailable` and `EnginePermissionDenied` may come from any verb. An error is never "nothing is there".
+- Cancelling a verb leaves either its effect or none, or something that `list_instances` still reports and `remove` ends.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+
+from cnap_runner.model.instance import (
+    Capabilities,
+    EngineInfo,
+    ExecResult,
+    InstanceEvent,
+    InstanceRef,
+    InstanceSpec,
+    Layout,
+    LogLine,
+    Observation,
+    ResourceUsage,
+)
+
+
+class Backend(ABC):
+    """Creates, drives and reports instances. One object serves one manager; it is used from one event loop."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What this backend can do, as far as it is known without asking the engine."""
+
+    @abstractmethod
+    def layout(self, spec: InstanceSpec) -> Layout:
+        """Tell where an instance of this spec will see its folders. Pure: asks nobody, creates nothing."""
+
+    @abstractmethod
+    def file_owner(self) -> tuple[int, int] | None:
+        """Tell uid and gid, on the manager's side, that an instance's files must belong to; None: as they are made."""
+
+    @abstractmethod
+    async def check(self) -> EngineInfo:
+        """Ask the engine who it is. Cheap; raises when it cannot be used at all, lists lesser trouble in ``problems``."""
+
+    @abstractmethod
+    async def prepare(self, install_id: str) -> None:
+        """Make what all instances of an install share (networks, folders). Idempotent; called under the install's lock."""
+
+    @abstractmethod
+    async def create(self, spec: InstanceSpec) -> InstanceRef:
+        """Create an instance without starting it.
+
+        Asked twice with one `instance_id`, it returns the one that is there. Raises `ImageNotFound`, `InsufficientResources`,
+        `InvalidInput` for limits the host does not have, otherwise `InstanceStartFailed`; then nothing is left behind.
+        """
+
+    @abstractmethod
+    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+        """Start a created or exited instance and return its endpoint, the base URL of its server.
+
+        ``secrets`` is a tar archive; the launcher inside unpacks it into `Layout.secrets` before it starts the server. It
+        leaves no trace outside the instance's memory. That the server answers is not promised: see `runner.readiness`.
+        Raises `InstanceNotFound`, `InstanceExited` where it ended at once, otherwise `InstanceStartFailed`. On an instance
+        that runs it changes nothing and returns the endpoint.
+        """
+
+    @abstractmethod
+    async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End all processes of an instance, politely first; its remains and logs stay. One that is ended or gone counts as stopped."""
+
+    @abstractmethod
+    async def remove(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End and remove one instance, politely first. One already gone counts as removed. Volumes are never touched."""
+
+    @abstractmethod
+    async def pause(self, ref: InstanceRef) -> None:
+        """Freeze a running instance. Paused already: nothing happens. Raises `InstanceNotFound`, `InstanceExited`."""
+
+    @abstractmethod
+    async def resume(self, ref: InstanceRef) -> None:
+        """Thaw a paused instance. Running already: nothing happens. Raises `InstanceNotFound`, `InstanceExited`."""
+
+    @abstractmethod
+    async def inspect(self, ref: InstanceRef) -> Observation:
+        """Report one instance; raises `InstanceNotFound`."""
+
+    @abstractmethod
+    async def list_instances(self, install_id: str) -> list[Observation]:
+        """Report all instances of an install, ended ones too, and no others'."""
+
+    @abstractmethod
+    def events(self, install_id: str) -> AbstractAsyncContextManager[AsyncIterator[InstanceEvent]]:
+        """Watch an install's instances.
+
+        Inside the context the watch stands: nothing that happens from then on is missed while it is connected. It connects
+        again by itself; each (re)connection is told by a ``connected`` event, after which the consumer should list anew.
+        """
+
+    @abstractmethod
+    def logs(self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False) -> AsyncIterator[LogLine]:
+        """Yield an instance's output, oldest first: the last ``tail`` lines (None: all), then, following, what comes until it
+        ends. Raises `InstanceNotFound`."""
+
+    @abstractmethod
+    async def usage(self, ref: InstanceRef) -> ResourceUsage:
+        """Measure what a live instance uses now; raises `InstanceNotFound`, `InstanceExited`."""
+
+    @abstractmethod
+    async def exec(self, ref: InstanceRef, argv: Sequence[str], *, timeout: timedelta) -> ExecResult:
+        """Run one command inside a live instance, as the agent's user, in the workspace.
+
+        Its output is kept up to 1 MiB. Raises `InvalidInput` for an empty ``argv``, `InstanceNotFound`, `InstanceExited`,
+        and `TimeoutError` when it takes longer; the command may then go on inside.
+        """
+
+    @abstractmethod
+    def shell_command(self, ref: InstanceRef, argv: Sequence[str]) -> list[str]:
+        """Give the local command that runs ``argv`` interactively inside an instance, with the caller's terminal."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of connections and threads. Instances stay as they are. Idempotent."""
+
+    @abstractmethod
+    async def purge(self, install_id: str) -> None:
+        """Remove what `prepare` made for an install. Its instances must be removed before. Idempotent."""

@@ -1,0 +1,1 @@
+"""The image of the containers: pinned packages, base image, build."""

@@ -1,0 +1,34 @@
+"""One way to write a duration: a `timedelta`, a number of seconds, or text such as ``90s``, ``5m``, ``1h30m``."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from cnap_runner.errors import InvalidInput
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(value: Any) -> Any:
+    """Turn text or a number of seconds into a `timedelta`; raises `InvalidInput` for text that is none."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            return timedelta(seconds=float(text))
+        if not re.fullmatch(rf"(?:{_PART.pattern})+", text):
+            raise InvalidInput(
+                f"{value!r} is not a duration: write a number of seconds, or text such as 90s, 5m or 1h30m."
+            )
+        return timedelta(seconds=sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return timedelta(seconds=value)
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
+"""A duration above zero, in any of the three spellings."""

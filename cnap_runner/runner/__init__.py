@@ -1,0 +1,1 @@
+"""The heart: agents, their runners, and the turns they do."""

@@ -1,0 +1,94 @@
+"""Settings of an install: frozen, from arguments, ``CNAP_RUNNER_*`` variables and a TOML file, in this order of strength."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from cnap_runner.errors import InvalidInput
+from cnap_runner.model.agent import MIN_MEMORY_MB
+from cnap_runner.model.durations import Duration
+from cnap_runner.model.edge import describe
+
+CONFIG_VARIABLE = "CNAP_RUNNER_CONFIG"
+"""Names the TOML file; ``cnap-runner.toml`` in the current folder when it is not set."""
+
+
+class Settings(BaseSettings):
+    """Settings of an install. Each field is also read from ``CNAP_RUNNER_`` + its name in capitals, and from a TOML file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CNAP_RUNNER_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        nested_model_default_partial_update=False,
+    )
+
+    data_dir: Path = Path("data")
+    """Folder of workspaces, sessions and the database. Whoever shares it shares the install."""
+    backend: Literal["docker", "process"] = "docker"
+    """Where instances live. ``process`` is for machines without an engine and isolates nothing (docs/architecture.md)."""
+    image: str = "cnap-runner:latest"
+    """Image of agents that name none of their own."""
+    max_containers: int = Field(10, ge=1)
+    """Instances of this install that may live at the same time, over all managers."""
+    on_shutdown: Literal["stop", "leave"] = "stop"
+    """What a manager does at its end with the agents it used: stop those that no other living manager uses, or leave them."""
+    memory_mb: int = Field(2048, ge=MIN_MEMORY_MB)
+    """Memory of an instance in MiB, swap included. OpenCode alone uses 400 to 460 MiB after a few turns (ADR 0004)."""
+    cpus: float = Field(2.0, ge=0.1)
+    """CPU of an instance in cores; no more than the host has is asked of the engine."""
+    pids: int = Field(1024, ge=64)
+    """Processes and threads of an instance."""
+    start_timeout: Duration = timedelta(seconds=30)
+    """Longest time to create and start an instance."""
+    health_timeout: Duration = timedelta(seconds=60)
+    """Longest time from its start until its server answers with data."""
+    stop_timeout: Duration = timedelta(seconds=10)
+    """Grace before an instance's processes are killed."""
+    shutdown_timeout: Duration = timedelta(seconds=30)
+    """Longest time a manager takes to end turns and stop agents when it is closed."""
+    max_run_time: Duration = timedelta(minutes=30)
+    """Longest turn, counted from the sending of its prompt."""
+    not_started_after: Duration = timedelta(seconds=60)
+    """A prompt the server took, whose turn has not begun by then, ends as ``not_started``."""
+    stall_timeout: Duration = timedelta(seconds=15)
+    """Silence on the event stream after which the turn's state is read by request. OpenCode sends a heartbeat every 10 s."""
+    env_allow: tuple[str, ...] = ("*",)
+    """Patterns of the manager's variables that ``${NAME}`` in an agent's settings and the providers' usual keys may come from."""
+    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    log_format: Literal["console", "json"] = "console"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            hint = "Set by an argument, a CNAP_RUNNER_* variable, or the TOML file."
+            raise InvalidInput(f"Settings: {describe(error)}", hint=hint) from None
+
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir_is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over variables, variables over the file."""
+        named = os.environ.get(CONFIG_VARIABLE)
+        if named and not Path(named).is_file():
+            raise InvalidInput(f"{CONFIG_VARIABLE} names {named}, which is no file.", hint="Correct or unset it.")
+        toml = TomlConfigSettingsSource(settings_cls, Path(named or "cnap-runner.toml"))
+        return init_settings, env_settings, toml

@@ -1,0 +1,273 @@
+"""The contract of the store: what is known of an install, shared by all its managers.
+
+Promises that hold for every method:
+
+- Each is one transaction; one that decides (capacity, queue place, lease, key) holds the write lock from its first read.
+- An entry's owner and state are compared before it is changed; `LeaseLost` when they are not what the caller believes.
+- It never blocks the event loop, and no lock is held while something else is awaited.
+- ``is_alive`` arguments tell whether a manager's process still lives; they are called inside the transaction, must not block,
+  and must not raise. A manager that is not alive owns nothing: its leases are void.
+- `StoreBusy` may come from any method.
+
+A run's owner may be dead. `Store` never ends such an entry by itself: `take_over` gives it to a living manager, which finds out
+what became of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.run import RunRecord, RunResult, RunState
+from cnap_runner.model.runner import RunnerRecord
+
+IsAlive = Callable[[str], bool]
+
+
+class WishKind(StrEnum):
+    """What somebody wants of an agent whose lease another manager holds."""
+
+    STOP = "stop"
+    DELETE = "delete"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Something wanted of the lease's holder, or of a waiting run's owner."""
+
+    wish_id: int
+    agent_id: str
+    kind: WishKind
+    task_id: str | None
+    """For ``abort``: the task whose unfinished runs are meant; None: all of the agent."""
+    upto_place: int
+    """Only runs whose ledger place is not higher are meant: later ones were asked for after the wish."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent as the store knows it."""
+
+    spec: AgentSpec
+    runner: RunnerRecord
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None = None
+    last_active_at: datetime | None = None
+    """When its last turn ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to change or drive one agent."""
+
+    agent_id: str
+    manager_id: str
+    purpose: str
+    """``run:<run id>``, ``stop``, ``start``, ``delete`` …"""
+    acquired_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be entered into the ledger."""
+
+    run_id: str
+    agent_id: str
+    task_id: str
+    owner: str
+    fingerprint: str
+    idempotency_key: str | None
+    model: str | None
+    created_at: datetime
+
+
+class Admission(StrEnum):
+    """What became of a run that asked for its entry."""
+
+    ENTERED = "entered"
+    """A new entry at the end of the queue, or one that ended as ``not_sent`` queued again under its key."""
+    ATTACHED = "attached"
+    """An entry with this key and fingerprint is there, finished or not."""
+
+
+class Store(ABC):
+    """What is known of an install. Used from one event loop; an async context is opened with `open`."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, and bring the schema to this version (the caller holds ``install.lock``). Raises `StoreTooNew`."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Disconnect. Idempotent."""
+
+    @abstractmethod
+    async def install_id(self) -> str:
+        """Give the install's id, 12 characters of ``[a-z0-9]``; made at the first call and the same for ever."""
+
+    # --- managers ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def register_manager(self, manager_id: str, *, pid: int, at: datetime) -> None:
+        """Write a manager's row. Its lock file is held already."""
+
+    @abstractmethod
+    async def forget_dead_managers(self, is_alive: IsAlive) -> list[str]:
+        """Drop rows, leases and agent uses of managers that are not alive; return their ids. Their run entries stay as they are."""
+
+    @abstractmethod
+    async def note_use(self, manager_id: str, agent_id: str) -> None:
+        """Remember that this manager uses the agent. Idempotent."""
+
+    @abstractmethod
+    async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
+        """Drop the manager's row, leases and uses; return the agents it used that no other living manager uses."""
+
+    # --- agents -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def put_agent(self, spec: AgentSpec, *, at: datetime) -> AgentRow:
+        """Create an agent or replace a known one's whole spec; one that was deleted comes back. Return its row."""
+
+    @abstractmethod
+    async def get_agent(self, agent_id: str) -> AgentRow:
+        """Return an agent's row; raises `RunnerNotFound`, for a deleted one too."""
+
+    @abstractmethod
+    async def list_agents(self) -> list[AgentRow]:
+        """Return all agents that are not deleted, by id."""
+
+    @abstractmethod
+    async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
+        """Mark an agent deleted. Unknown or deleted already: nothing happens. Its ledger stays."""
+
+    @abstractmethod
+    async def erase_agent(self, agent_id: str) -> None:
+        """Forget an agent entirely: row, sessions, ledger. Unknown: nothing happens."""
+
+    # --- runners ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def reserve_start(self, record: RunnerRecord, *, manager_id: str, max_containers: int) -> bool:
+        """Write ``record`` (status starting) if a place is free, and tell whether it was.
+
+        A place is taken by every other agent of the install whose status is live (`LIVE_STATUSES`). The manager must hold the
+        agent's lease, else `LeaseLost`.
+        """
+
+    @abstractmethod
+    async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:
+        """Replace an agent's runner record. The manager must hold the agent's lease, else `LeaseLost`."""
+
+    @abstractmethod
+    async def note_death(self, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
+        """Set status ``failed`` if this is the agent's present instance and its status is starting, ready, running or paused; tell
+        whether it was. Needs no lease: it reports what has happened."""
+
+    # --- leases and wishes ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def acquire_lease(
+        self, agent_id: str, manager_id: str, purpose: str, *, at: datetime, is_alive: IsAlive
+    ) -> bool:
+        """Take the agent's lease for one change, if nobody living has it; tell whether it was taken."""
+
+    @abstractmethod
+    async def release_lease(self, agent_id: str, manager_id: str) -> None:
+        """Give the lease back; not held: nothing happens."""
+
+    @abstractmethod
+    async def get_lease(self, agent_id: str) -> Lease | None:
+        """Return the agent's lease, whoever has it."""
+
+    @abstractmethod
+    async def add_wish(self, agent_id: str, kind: WishKind, *, task_id: str | None, at: datetime) -> Wish:
+        """Leave a wish for the lease's holder and the owners of the agent's queued runs, valid for the runs now in the ledger."""
+
+    @abstractmethod
+    async def wishes_for(self, run: RunRecord) -> list[Wish]:
+        """Return the wishes that mean this run (its agent, its task or all, its place not after the wish's)."""
+
+    @abstractmethod
+    async def drop_wish(self, wish_id: int) -> None:
+        """Remove a wish that is fulfilled or void. Gone already: nothing happens."""
+
+    # --- run ledger -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def enter_run(self, new: NewRun, *, must_be_alone: bool) -> tuple[Admission, RunRecord]:
+        """Enter a run at the end of its agent's queue, or find the entry of its key.
+
+        With a key known for the agent: another fingerprint raises `IdempotencyConflict`; an entry that ended with the error code
+        ``not_sent`` becomes the caller's, queued again at the end; any other is returned as attached. ``must_be_alone`` raises
+        `RunInProgress` where the agent has an unfinished entry. Raises `RunnerNotFound`.
+        """
+
+    @abstractmethod
+    async def queue_of(self, agent_id: str) -> list[RunRecord]:
+        """Return the agent's unfinished entries in the order of the ledger."""
+
+    @abstractmethod
+    async def claim_turn(self, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
+        """At the head of the queue and with the lease free: take the lease, go from queued to starting, and tell so.
+
+        False where another entry is before it or somebody living has the lease. `LeaseLost` if the entry is not queued by its owner
+        any more.
+        """
+
+    @abstractmethod
+    async def take_over(self, run: RunRecord, *, manager_id: str, at: datetime, is_alive: IsAlive) -> RunRecord | None:
+        """Make an unfinished entry at the head of its queue, whose owner is dead, this manager's, together with the lease.
+
+        Return it as it now is (state unchanged), or None where its owner lives, it is not the head, it ended, or the lease is taken.
+        """
+
+    @abstractmethod
+    async def mark_sending(
+        self, run: RunRecord, *, session_id: str, instance_id: str, after_message_id: str | None, at: datetime
+    ) -> RunRecord | Wish:
+        """Go from starting to sending, unless a wish means this run: then nothing changes and the wish is returned.
+
+        Needs the lease, else `LeaseLost`.
+        """
+
+    @abstractmethod
+    async def mark_running(self, run: RunRecord) -> tuple[RunRecord, list[Wish]]:
+        """Go from sending to running (the server took the prompt); return the wishes that mean this run too."""
+
+    @abstractmethod
+    async def finish_run(
+        self, run: RunRecord, result: RunResult, *, runner: RunnerRecord | None, at: datetime
+    ) -> RunRecord:
+        """End an entry with its result, give back its owner's lease if held for it, and set the agent's ``last_active_at``, all at once.
+
+        ``runner``, where given, replaces the agent's runner record as `save_runner` would, but only if its present instance is still
+        the same and its status is not failed. Ended already: raises `LeaseLost`.
+        """
+
+    @abstractmethod
+    async def get_run(self, run_id: str) -> RunRecord:
+        """Return one entry; raises `RunNotFound`."""
+
+    @abstractmethod
+    async def list_runs(
+        self, agent_id: str | None = None, *, states: Sequence[RunState] | None = None, limit: int = 1000
+    ) -> list[RunRecord]:
+        """Return entries, newest first."""
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def session_of(self, agent_id: str, task_id: str) -> str | None:
+        """Return the OpenCode session of a task, if it has one."""
+
+    @abstractmethod
+    async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
+        """Remember a task's session (None: forget it)."""
