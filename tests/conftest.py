@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -9,3 +11,11 @@ import pytest
 def anyio_backend() -> str:
     """Everything runs on asyncio: SQLAlchemy's async engine needs it."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def opencode_binary() -> Path:
+    """The real OpenCode server, of the pinned version, fetched and verified once."""
+    from cnap_runner.image.packages import opencode_binary
+
+    return opencode_binary()
