@@ -1,0 +1,204 @@
+"""The npm packages an image is made of: pinned by version and checksum, fetched once, kept in a cache.
+
+Not every version is published for every platform, so the pin is a table. How to raise one: docs/image.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio.to_thread
+
+from cnap_runner.errors import ImageBuildFailed, InsufficientResources, NotSupportedYet
+from cnap_runner.image import npm_client
+
+Progress = Callable[[str], None]
+"""Takes one line of text about what happens now. May be called from a worker thread."""
+
+
+def silent(_line: str) -> None:
+    """Take a line of progress and say nothing."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One version of one npm package."""
+
+    name: str
+    version: str
+    integrity: str
+    """The registry's ``dist.integrity``: ``sha512-`` and the tarball's checksum in base64."""
+
+    @property
+    def specifier(self) -> str:
+        """What npm calls it."""
+        return f"{self.name}@{self.version}"
+
+    @property
+    def sha512(self) -> str:
+        """The checksum in hexadecimal, as ``sha512sum`` writes it."""
+        return base64.b64decode(self.integrity.removeprefix("sha512-")).hex()
+
+
+OPENCODE: Final[dict[str, Package]] = {
+    "linux-x64": Package(
+        "opencode-linux-x64",
+        "1.18.33",
+        "sha512-q/t/3p2CTxOT9y2kvjesb/LZab2+1eqlhhWA02Be6mjTtmYtNBcBsrI5yDo4Fw7ZSPBW2oyMIGMNRqiKQjiAWw==",
+    ),
+    "linux-x64-baseline": Package(
+        "opencode-linux-x64-baseline",
+        "1.18.33",
+        "sha512-1KQGBiiDDeL/VHHbHkOvvFo8Jr97WT5+C1tear+p7IcDTnXgVHXqIjU4O4jM4mHQzykTP2i884FCnW5LDa+zCA==",
+    ),
+    "linux-arm64": Package(
+        "opencode-linux-arm64",
+        "1.18.18",
+        "sha512-e8D3g0qJEIzawEg2+ygW3vkZjAYL2ssyAx4GbihjwXwZFvlZZy5zRWWzdz5KLBoHSTl0FB73vNtnNeXONyHpVQ==",
+    ),
+}
+"""Platform → OpenCode. ``baseline`` is for processors without AVX2; 1.18.18 is the newest there is for arm64."""
+
+NPM: Final = Package(
+    "npm",
+    "10.9.9",
+    "sha512-1g+6jLQvaIuB4zwvHL7yrXuXcWZwDsCtBX8bbWDqbvJSSr9nPiDDWTHNgwXR27iIcTTW7v3A57hDW9RYv2W4Yg==",
+)
+"""npm for images on a Debian base: Debian's own pulls in some 400 packages. The 10 line runs on Debian 12's Node 18."""
+
+
+def host_platform() -> str:
+    """Name this machine's entry in `OPENCODE`. Raises `NotSupportedYet` where it has none."""
+    machine = platform.machine().lower()
+    if platform.system() == "Linux" and machine in {"x86_64", "amd64"}:
+        return "linux-x64" if _has_avx2() else "linux-x64-baseline"
+    if platform.system() == "Linux" and machine in {"aarch64", "arm64"}:
+        return "linux-arm64"
+    raise NotSupportedYet(
+        f"There is no pinned OpenCode for {platform.system()} on {machine}.",
+        hint="Use the docker backend: its containers run on Linux.",
+    )
+
+
+def cache_dir() -> Path:
+    """Give the folder of fetched packages: ``CNAP_RUNNER_CACHE_DIR``, else ``cnap-runner`` in the user's cache folder."""
+    own = os.environ.get("CNAP_RUNNER_CACHE_DIR")
+    if own:
+        return Path(own).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
+    return base / "cnap-runner"
+
+
+def fetch(package: Package, *, progress: Progress = silent) -> Path:
+    """Return the package's verified tarball, downloaded if the cache has no good one.
+
+    Blocks. Idempotent, and safe in several processes at once: one downloads, the others wait for it. Raises
+    `ImageBuildFailed` where it cannot be had or its checksum is another, `InsufficientResources` where the disk is full.
+    """
+    target = cache_dir() / "packages" / f"{package.name}-{package.version}.tgz"
+    with _out_of_space_told(target), _locked(target):
+        if _is_intact(target, package):
+            return target
+        progress(f"Fetching {package.specifier}")
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+            tarball = npm_client.pack(package.specifier, Path(scratch))
+            if not _is_intact(tarball, package):
+                raise ImageBuildFailed(
+                    f"What the registry gave as {package.specifier} does not have the pinned checksum; it was thrown away.",
+                    hint="Look at which registry npm uses: `npm config get registry`.",
+                )
+            tarball.replace(target)
+    return target
+
+
+def opencode_binary(*, progress: Progress = silent) -> Path:
+    """Return the OpenCode executable for this machine, fetched, verified and unpacked into the cache if need be.
+
+    Blocks. Idempotent and safe in several processes at once. Raises as `fetch` and `host_platform` do.
+    """
+    package = OPENCODE[host_platform()]
+    # Named after the checksum: another build of the same version never passes for this one.
+    target = cache_dir() / "opencode" / f"{package.name}-{package.version}-{package.sha512[:12]}" / "opencode"
+    with _out_of_space_told(target), _locked(target):
+        if not _is_unpacked(target):
+            tarball = fetch(package, progress=progress)
+            progress(f"Unpacking {package.specifier}")
+            _unpack_binary(tarball, target)
+    return target
+
+
+async def ensure_opencode_binary(*, progress: Progress = silent) -> Path:
+    """Do what `opencode_binary` does, in a worker thread."""
+    return await anyio.to_thread.run_sync(lambda: opencode_binary(progress=progress))
+
+
+def _has_avx2() -> bool:
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    return "avx2" in flags.split()
+
+
+def _is_intact(tarball: Path, package: Package) -> bool:
+    try:
+        with tarball.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha512").hexdigest() == package.sha512
+    except FileNotFoundError:
+        return False
+
+
+def _is_unpacked(binary: Path) -> bool:
+    """Compare with the size noted when it was unpacked: hashing 185 MB at every start would cost half a second."""
+    try:
+        return binary.stat().st_size == int(binary.with_name("size").read_text()) and os.access(binary, os.X_OK)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _unpack_binary(tarball: Path, target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpack-") as scratch:
+        unpacked = Path(scratch) / "opencode"
+        with tarfile.open(tarball) as archive, unpacked.open("wb") as stream:
+            member = archive.extractfile("package/bin/opencode")
+            if member is None:
+                raise ImageBuildFailed(f"{tarball.name} holds no OpenCode executable.")
+            shutil.copyfileobj(member, stream, 1 << 20)
+        unpacked.chmod(0o755)
+        target.with_name("size").write_text(str(unpacked.stat().st_size))
+        unpacked.replace(target)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Hold this entry of the cache for one process at a time; the lock ends with the process that holds it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _out_of_space_told(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InsufficientResources(
+            f"The cache folder {target.parent} cannot be used: {error.strerror or error}.",
+            hint="Free space there, or name another folder with CNAP_RUNNER_CACHE_DIR.",
+        ) from error
