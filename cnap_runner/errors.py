@@ -30,6 +30,7 @@
     │   ├── ServerNotReady           it answers, but not with data, within the deadline
     │   ├── ServerRefusedPassword
     │   ├── UnsupportedServerVersion
+    │   ├── SessionNotFound          OpenCode does not know the session (any more)
     │   └── ServerRejected           it answered a call with an error
     └── StoreError
         ├── StoreBusy                another process holds the database for too long
@@ -243,6 +244,12 @@ class UnsupportedServerVersion(ServerError):
 
     code = "unsupported_server_version"
     default_hint = "Build the image anew with `cnap-runner image build`."
+
+
+class SessionNotFound(ServerError):
+    """OpenCode does not know the session, or not any more."""
+
+    code = "session_not_found"
 
 
 class ServerRejected(ServerError):
