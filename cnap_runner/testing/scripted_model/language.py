@@ -155,7 +155,7 @@ def _wait(block: _Block) -> Step:
 def _fail(block: _Block) -> Step:
     status, _, rest = block.text.partition(" ")
     if not re.fullmatch(r"[45]\d\d", status):
-        raise InvalidInput(f"Script: {status!r} is not an HTTP error; write `fail: 429 too many requests`.")
+        raise InvalidInput(f"Script: {status!r} is not an HTTP error; write `fail: 500 broken`.")
     times, message = _times(rest)
     return Fail(int(status), message or FAILURE, times=times)
 
