@@ -6,23 +6,22 @@ Not every version is published for every platform, so the pin is a table. How to
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import anyio.to_thread
 
-from cnap_runner.errors import ImageBuildFailed, InsufficientResources, NotSupportedYet
+from cnap_runner.errors import ImageBuildFailed, NotSupportedYet
 from cnap_runner.image import npm_client
+from cnap_runner.image.cache import cache_dir, locked
 
 Progress = Callable[[str], None]
 """Takes one line of text about what happens now. May be called from a worker thread."""
@@ -92,17 +91,6 @@ def host_platform() -> str:
     )
 
 
-def cache_dir() -> Path:
-    """Give the folder of fetched packages: ``CNAP_RUNNER_CACHE_DIR``, else ``cnap-runner`` in the user's cache folder."""
-    own = os.environ.get("CNAP_RUNNER_CACHE_DIR")
-    if own:
-        return Path(own).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
-    base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
-    return base / "cnap-runner"
-
-
 def fetch(package: Package, *, progress: Progress = silent) -> Path:
     """Return the package's verified tarball, downloaded if the cache has no good one.
 
@@ -110,7 +98,7 @@ def fetch(package: Package, *, progress: Progress = silent) -> Path:
     `ImageBuildFailed` where it cannot be had or its checksum is another, `InsufficientResources` where the disk is full.
     """
     target = cache_dir() / "packages" / f"{package.name}-{package.version}.tgz"
-    with _out_of_space_told(target), _locked(target):
+    with locked(target):
         if _is_intact(target, package):
             return target
         progress(f"Fetching {package.specifier}")
@@ -133,7 +121,7 @@ def opencode_binary(*, progress: Progress = silent) -> Path:
     package = OPENCODE[host_platform()]
     # Named after the checksum: another build of the same version never passes for this one.
     target = cache_dir() / "opencode" / f"{package.name}-{package.version}-{package.sha512[:12]}" / "opencode"
-    with _out_of_space_told(target), _locked(target):
+    with locked(target):
         if not _is_unpacked(target):
             tarball = fetch(package, progress=progress)
             progress(f"Unpacking {package.specifier}")
@@ -182,23 +170,3 @@ def _unpack_binary(tarball: Path, target: Path) -> None:
         unpacked.chmod(0o755)
         target.with_name("size").write_text(str(unpacked.stat().st_size))
         unpacked.replace(target)
-
-
-@contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Hold this entry of the cache for one process at a time; the lock ends with the process that holds it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _out_of_space_told(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InsufficientResources(
-            f"The cache folder {target.parent} cannot be used: {error.strerror or error}.",
-            hint="Free space there, or name another folder with CNAP_RUNNER_CACHE_DIR.",
-        ) from error
