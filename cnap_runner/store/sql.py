@@ -1,0 +1,198 @@
+"""The store in a SQL database. Each method is one transaction; what happens in it is in `transactions`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from anyio import to_thread
+from typing_extensions import override
+
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.run import RunRecord, RunResult, RunState
+from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.store.base import Admission, AgentRow, IsAlive, Lease, NewRun, Store, Wish, WishKind
+from cnap_runner.store.codec import to_micros
+from cnap_runner.store.database import Database
+from cnap_runner.store.transactions import admission, agents, leases, ledger, managers, wishes
+from cnap_runner.store.upgrade import upgrade
+
+BUSY_TIMEOUT = timedelta(seconds=10)
+"""Longest wait for the write lock. Transactions take milliseconds; only a stopped process or a dying disk holds it for longer."""
+
+
+class SqlStore(Store):
+    """The store in one SQLite file, shared by all processes of the install.
+
+    ``is_alive`` arguments are called in the store's own thread. A cancelled call happens whole or not at all. What must outlive a
+    power loss (`Database.write`) waits for the disk: agents, reserved starts, prompts about to be sent, results. The rest
+    (`Database.write_relaxed`) is about processes and instances that a power loss ends too, and is durable with the next of those.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout: timedelta = BUSY_TIMEOUT) -> None:
+        self._path = path
+        self._busy_timeout = busy_timeout
+        self._database = Database(path, busy_timeout=busy_timeout)
+
+    @override
+    async def open(self) -> None:
+        await to_thread.run_sync(lambda: upgrade(self._path, busy_timeout=self._busy_timeout))
+        await self._database.open()
+
+    @override
+    async def aclose(self) -> None:
+        await self._database.aclose()
+
+    @override
+    async def install_id(self) -> str:
+        present = await self._database.read(managers.read_install_id)
+        if present is None:
+            return await self._database.write(managers.make_install_id)
+        return present
+
+    # --- managers ---------------------------------------------------------------------------------------------------
+
+    @override
+    async def register_manager(self, manager_id: str, *, pid: int, at: datetime) -> None:
+        await self._database.write_relaxed(managers.register, manager_id, pid=pid, at=at)
+
+    @override
+    async def forget_dead_managers(self, is_alive: IsAlive) -> list[str]:
+        return await self._database.write_relaxed(managers.forget_dead, is_alive)
+
+    @override
+    async def note_use(self, manager_id: str, agent_id: str) -> None:
+        await self._database.write_relaxed(managers.note_use, manager_id, agent_id)
+
+    @override
+    async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
+        return await self._database.write_relaxed(managers.sign_off, manager_id, is_alive)
+
+    # --- agents -----------------------------------------------------------------------------------------------------
+
+    @override
+    async def put_agent(self, spec: AgentSpec, *, at: datetime) -> AgentRow:
+        return await self._database.write(agents.put, spec, at=at)
+
+    @override
+    async def get_agent(self, agent_id: str) -> AgentRow:
+        return await self._database.read(agents.get, agent_id)
+
+    @override
+    async def list_agents(self) -> list[AgentRow]:
+        return await self._database.read(agents.list_known)
+
+    @override
+    async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
+        await self._database.write(agents.mark_deleted, agent_id, at=at)
+
+    @override
+    async def erase_agent(self, agent_id: str) -> None:
+        await self._database.write(agents.erase, agent_id)
+
+    # --- runners ----------------------------------------------------------------------------------------------------
+
+    @override
+    async def reserve_start(self, record: RunnerRecord, *, manager_id: str, max_containers: int) -> bool:
+        return await self._database.write(
+            agents.reserve_start, record, manager_id=manager_id, max_containers=max_containers
+        )
+
+    @override
+    async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:
+        await self._database.write_relaxed(agents.save_runner, record, manager_id=manager_id)
+
+    @override
+    async def note_death(self, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
+        return await self._database.write_relaxed(agents.note_death, agent_id, instance_id, reason=reason, at=at)
+
+    # --- leases and wishes ------------------------------------------------------------------------------------------
+
+    @override
+    async def acquire_lease(
+        self, agent_id: str, manager_id: str, purpose: str, *, at: datetime, is_alive: IsAlive
+    ) -> bool:
+        return await self._database.write_relaxed(leases.acquire, Lease(agent_id, manager_id, purpose, at), is_alive)
+
+    @override
+    async def release_lease(self, agent_id: str, manager_id: str) -> None:
+        await self._database.write_relaxed(leases.release, agent_id, manager_id)
+
+    @override
+    async def get_lease(self, agent_id: str) -> Lease | None:
+        return await self._database.read(leases.get, agent_id)
+
+    @override
+    async def add_wish(self, agent_id: str, kind: WishKind, *, task_id: str | None, at: datetime) -> Wish:
+        return await self._database.write_relaxed(wishes.add, agent_id, kind, task_id=task_id, at=at)
+
+    @override
+    async def wishes_for(self, run: RunRecord) -> list[Wish]:
+        return await self._database.read(wishes.meaning, run)
+
+    @override
+    async def drop_wish(self, wish_id: int) -> None:
+        await self._database.write_relaxed(wishes.drop, wish_id)
+
+    # --- run ledger -------------------------------------------------------------------------------------------------
+
+    @override
+    async def enter_run(self, new: NewRun, *, must_be_alone: bool) -> tuple[Admission, RunRecord]:
+        return await self._database.write_relaxed(admission.enter, new, must_be_alone=must_be_alone)
+
+    @override
+    async def queue_of(self, agent_id: str) -> list[RunRecord]:
+        return await self._database.read(ledger.queue_of, agent_id)
+
+    @override
+    async def claim_turn(self, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
+        return await self._database.write_relaxed(ledger.claim_turn, run, at=at, is_alive=is_alive)
+
+    @override
+    async def take_over(self, run: RunRecord, *, manager_id: str, at: datetime, is_alive: IsAlive) -> RunRecord | None:
+        return await self._database.write_relaxed(
+            ledger.take_over, run, manager_id=manager_id, at=at, is_alive=is_alive
+        )
+
+    @override
+    async def mark_sending(
+        self, run: RunRecord, *, session_id: str, instance_id: str, after_message_id: str | None, at: datetime
+    ) -> RunRecord | Wish:
+        columns = {
+            "session_id": session_id,
+            "instance_id": instance_id,
+            "after_message_id": after_message_id,
+            "sent_at": to_micros(at),
+        }
+        return await self._database.write(ledger.mark_sending, run, columns)
+
+    @override
+    async def mark_running(self, run: RunRecord) -> tuple[RunRecord, list[Wish]]:
+        return await self._database.write_relaxed(ledger.mark_running, run)
+
+    @override
+    async def finish_run(
+        self, run: RunRecord, result: RunResult, *, runner: RunnerRecord | None, at: datetime
+    ) -> RunRecord:
+        return await self._database.write(ledger.finish, run, result, runner=runner, at=at)
+
+    @override
+    async def get_run(self, run_id: str) -> RunRecord:
+        return await self._database.read(ledger.get, run_id)
+
+    @override
+    async def list_runs(
+        self, agent_id: str | None = None, *, states: Sequence[RunState] | None = None, limit: int = 1000
+    ) -> list[RunRecord]:
+        return await self._database.read(ledger.list_newest, agent_id, states=states, limit=limit)
+
+    # --- sessions ---------------------------------------------------------------------------------------------------
+
+    @override
+    async def session_of(self, agent_id: str, task_id: str) -> str | None:
+        return await self._database.read(agents.session_of, agent_id, task_id)
+
+    @override
+    async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
+        await self._database.write_relaxed(agents.set_session, agent_id, task_id, session_id)

@@ -1,0 +1,175 @@
+"""Agents, their runners' records, and their tasks' sessions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cnap_runner.errors import InvalidTransition, LeaseLost, RunnerNotFound
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
+from cnap_runner.store.base import AgentRow
+from cnap_runner.store.codec import agent_from_row, runner_from_row, runner_values, spec_to_text, to_micros
+from cnap_runner.store.schema import agent_uses, agents, sessions, wishes
+from cnap_runner.store.transactions import leases
+
+_AGENT = agents.c.agent_id == sa.bindparam("of_agent")
+_KNOWN = sa.select(agents).where(_AGENT, agents.c.deleted_at.is_(None))
+_ALL_KNOWN = sa.select(agents).where(agents.c.deleted_at.is_(None)).order_by(agents.c.agent_id)
+
+
+def not_found(agent_id: str) -> RunnerNotFound:
+    """The error for an agent that is not known."""
+    return RunnerNotFound(f"There is no agent {agent_id!r}.")
+
+
+# --- agents -----------------------------------------------------------------------------------------------------------
+
+
+def put(tx: sa.Connection, spec: AgentSpec, *, at: datetime) -> AgentRow:
+    """Create an agent, or replace its spec and undo its deletion. Its runner's record stays."""
+    now = to_micros(at)
+    change: dict[str, Any] = {"spec": spec_to_text(spec), "updated_at": now, "deleted_at": None}
+    row = tx.execute(
+        agents.update().where(_AGENT).values(change).returning(agents), {"of_agent": spec.agent_id}
+    ).first()
+    if row is None:
+        new = {"agent_id": spec.agent_id, "created_at": now, **change, **runner_values(RunnerRecord(spec.agent_id))}
+        row = tx.execute(agents.insert().values(new).returning(agents)).one()
+    return agent_from_row(row)
+
+
+def get(tx: sa.Connection, agent_id: str) -> AgentRow:
+    """An agent that is not deleted; raises `RunnerNotFound`."""
+    row = tx.execute(_KNOWN, {"of_agent": agent_id}).first()
+    if row is None:
+        raise not_found(agent_id)
+    return agent_from_row(row)
+
+
+def list_known(tx: sa.Connection) -> list[AgentRow]:
+    """All agents that are not deleted, by id."""
+    return [agent_from_row(row) for row in tx.execute(_ALL_KNOWN)]
+
+
+def mark_deleted(tx: sa.Connection, agent_id: str, *, at: datetime) -> None:
+    """Mark a known agent deleted."""
+    deletion = agents.update().where(_AGENT, agents.c.deleted_at.is_(None)).values(deleted_at=to_micros(at))
+    tx.execute(deletion, {"of_agent": agent_id})
+
+
+def erase(tx: sa.Connection, agent_id: str) -> None:
+    """Drop an agent's row, and with it its ledger and sessions; uses and wishes too. Its lease stays with whoever has it."""
+    for table in (agents, agent_uses, wishes):
+        tx.execute(table.delete().where(table.c.agent_id == agent_id))
+
+
+# --- runners ----------------------------------------------------------------------------------------------------------
+
+_LEASED = leases.is_held(agents.c.agent_id, sa.bindparam("by_manager", type_=sa.Text))
+_ANY_RECORD: dict[str, Any] = {name: sa.bindparam(name) for name in runner_values(RunnerRecord("any"))}
+_SAVE = agents.update().where(_AGENT, _LEASED).values(_ANY_RECORD)
+
+_SAME_INSTANCE = agents.c.instance_id.is_not_distinct_from(sa.bindparam("same_instance", type_=sa.Text))
+_IS_FAILED = agents.c.status == RunnerStatus.FAILED.value
+_SAVE_UNLESS_DEAD = _SAVE.where(~sa.and_(_IS_FAILED, _SAME_INSTANCE))
+_MAY_FOLLOW_DEATH = TRANSITIONS[RunnerStatus.FAILED] | {RunnerStatus.FAILED}
+
+_other = agents.alias("other")
+_PLACES_TAKEN = (
+    sa.select(sa.func.count())
+    .where(_other.c.agent_id != sa.bindparam("of_agent"), _other.c.status.in_(sorted(LIVE_STATUSES)))
+    .scalar_subquery()
+)
+_RESERVE = _SAVE.where(sa.bindparam("max_containers", type_=sa.Integer) > _PLACES_TAKEN)
+
+_DIES = agents.c.status.in_(
+    [s.value for s in (RunnerStatus.STARTING, RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED)]
+)
+_NOTE_DEATH = (
+    agents.update()
+    .where(_AGENT, _SAME_INSTANCE, _DIES)
+    .values(
+        status=RunnerStatus.FAILED.value,
+        reason=sa.bindparam("reason"),
+        changed_at=sa.bindparam("changed_at"),
+        endpoint=None,
+    )
+)
+_TURN_ENDED = agents.update().where(_AGENT).values(last_active_at=sa.bindparam("last_active_at"))
+_TURN_ENDED_WELL = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE).values(last_active_at=sa.bindparam("last_active_at"))
+
+
+def reserve_start(tx: sa.Connection, record: RunnerRecord, *, manager_id: str, max_containers: int) -> bool:
+    """Save a record if the other agents leave a place; raises `LeaseLost`."""
+    if tx.execute(_RESERVE, {**_saving(record, manager_id), "max_containers": max_containers}).rowcount:
+        return True
+    _check_leased(tx, record.agent_id, manager_id)
+    return False
+
+
+def save_runner(tx: sa.Connection, record: RunnerRecord, *, manager_id: str) -> None:
+    """Replace a record; raises `LeaseLost`, or `InvalidTransition` where it denies a death already noted."""
+    statement = _SAVE if record.status in _MAY_FOLLOW_DEATH else _SAVE_UNLESS_DEAD
+    values = _saving(record, manager_id)
+    if statement is _SAVE_UNLESS_DEAD:
+        values["same_instance"] = record.instance_id
+    if tx.execute(statement, values).rowcount:
+        return
+    _check_leased(tx, record.agent_id, manager_id)
+    present = runner_from_row(tx.execute(sa.select(agents).where(_AGENT), {"of_agent": record.agent_id}).one())
+    raise InvalidTransition(
+        f"The instance of agent {record.agent_id} has ended: {present.reason or 'nobody knows why'}."
+    )
+
+
+def note_death(tx: sa.Connection, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
+    """Set a present instance's record to failed, where it should be alive."""
+    death = runner_values(RunnerRecord(agent_id, reason=reason, changed_at=at))
+    values = {name: death[name] for name in ("reason", "changed_at")}
+    return tx.execute(_NOTE_DEATH, {"of_agent": agent_id, "same_instance": instance_id, **values}).rowcount > 0
+
+
+def note_turn_end(tx: sa.Connection, agent_id: str, owner: str, runner: RunnerRecord | None, at: datetime) -> None:
+    """Set ``last_active_at``, and the record where one is given, its instance is still the present one, and nobody saw it die."""
+    now = to_micros(at)
+    if runner is not None:
+        values = {**_saving(runner, owner), "same_instance": runner.instance_id, "last_active_at": now}
+        if tx.execute(_TURN_ENDED_WELL, values).rowcount:
+            return
+    tx.execute(_TURN_ENDED, {"of_agent": agent_id, "last_active_at": now})
+
+
+def _saving(record: RunnerRecord, manager_id: str) -> dict[str, Any]:
+    return {"of_agent": record.agent_id, "by_manager": manager_id, **runner_values(record)}
+
+
+def _check_leased(tx: sa.Connection, agent_id: str, manager_id: str) -> None:
+    lease = leases.get(tx, agent_id)
+    if lease is None or lease.manager_id != manager_id:
+        raise LeaseLost(f"Manager {manager_id} does not have the lease of agent {agent_id}.")
+    if tx.execute(sa.select(sa.literal(1)).where(_AGENT), {"of_agent": agent_id}).first() is None:
+        raise not_found(agent_id)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+_TASK = sa.and_(sessions.c.agent_id == sa.bindparam("of_agent"), sessions.c.task_id == sa.bindparam("of_task"))
+_SESSION = sa.select(sessions.c.session_id).where(_TASK)
+
+
+def session_of(tx: sa.Connection, agent_id: str, task_id: str) -> str | None:
+    """The session of a task, if it has one."""
+    return tx.execute(_SESSION, {"of_agent": agent_id, "of_task": task_id}).scalar()
+
+
+def set_session(tx: sa.Connection, agent_id: str, task_id: str, session_id: str | None) -> None:
+    """Remember or forget the session of a task; raises `RunnerNotFound` for an agent that is not in the store at all."""
+    tx.execute(sessions.delete().where(_TASK), {"of_agent": agent_id, "of_task": task_id})
+    if session_id is None:
+        return
+    if tx.execute(sa.select(sa.literal(1)).where(_AGENT), {"of_agent": agent_id}).first() is None:
+        raise not_found(agent_id)
+    tx.execute(sessions.insert().values(agent_id=agent_id, task_id=task_id, session_id=session_id))

@@ -1,0 +1,172 @@
+"""The run ledger: an agent's entries, in the order of their places, are its queue.
+
+Each change is made by comparing first: the entry is found by its place, which is never used twice, with the owner and the state the
+caller believes it to have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from cnap_runner.errors import LeaseLost, RunNotFound
+from cnap_runner.model.run import RunRecord, RunResult, RunState
+from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.store.base import IsAlive, Lease, Wish
+from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
+from cnap_runner.store.schema import runs, unfinished
+from cnap_runner.store.transactions import agents, leases, wishes
+
+_QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
+_HEAD = _QUEUE.limit(1)
+_AT = runs.c.place == sa.bindparam("at_place")
+_MINE = sa.and_(_AT, runs.c.owner == sa.bindparam("by_owner"))
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def queue_of(tx: sa.Connection, agent_id: str) -> list[RunRecord]:
+    """An agent's unfinished entries, in order."""
+    return [run_from_row(row) for row in tx.execute(_QUEUE, {"of_agent": agent_id})]
+
+
+def get(tx: sa.Connection, run_id: str) -> RunRecord:
+    """One entry; raises `RunNotFound`."""
+    row = tx.execute(sa.select(runs).where(runs.c.run_id == run_id)).first()
+    if row is None:
+        raise RunNotFound(f"There is no run {run_id!r}.")
+    return run_from_row(row)
+
+
+def list_newest(
+    tx: sa.Connection, agent_id: str | None, *, states: Sequence[RunState] | None, limit: int
+) -> list[RunRecord]:
+    """Entries, newest first; of all agents and in all states where nothing else is asked for."""
+    query = sa.select(runs).order_by(runs.c.place.desc()).limit(limit)
+    if agent_id is not None:
+        query = query.where(runs.c.agent_id == agent_id)
+    if states is not None:
+        query = query.where(runs.c.state.in_([state.value for state in states]))
+    return [run_from_row(row) for row in tx.execute(query)]
+
+
+# --- the turn ---------------------------------------------------------------------------------------------------------
+
+
+def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
+    """From queued to starting, with the lease, if the entry is the head; raises `LeaseLost`."""
+    head = _head(tx, run.agent_id)
+    if head is None or head.place != run.place:
+        _check(tx, run, RunState.QUEUED)
+        return False
+    if (head.state, head.owner) != (RunState.QUEUED, run.owner):
+        raise _lost(run)
+    if not _lease_for(tx, run, run.owner, at=at, is_alive=is_alive):
+        return False
+    tx.execute(_CLAIM, _key(run))
+    return True
+
+
+def take_over(
+    tx: sa.Connection, run: RunRecord, *, manager_id: str, at: datetime, is_alive: IsAlive
+) -> RunRecord | None:
+    """Give the head of a queue, whose owner is dead, to a living manager, with the lease."""
+    head = _head(tx, run.agent_id)
+    if head is None or head.place != run.place or is_alive(head.owner):
+        return None
+    if not _lease_for(tx, run, manager_id, at=at, is_alive=is_alive):
+        return None
+    return run_from_row(tx.execute(_TAKE_OVER, {"at_place": run.place, "new_owner": manager_id}).one())
+
+
+def mark_sending(tx: sa.Connection, run: RunRecord, values: dict[str, Any]) -> RunRecord | Wish:
+    """From starting to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
+    row = tx.execute(_SEND, {**_key(run), **values}).first()
+    if row is not None:
+        return run_from_row(row)
+    _check(tx, run, RunState.STARTING)
+    lease = leases.get(tx, run.agent_id)
+    if lease is None or lease.manager_id != run.owner:
+        raise _lost(run)
+    return wishes.meaning(tx, run)[0]
+
+
+def mark_running(tx: sa.Connection, run: RunRecord) -> tuple[RunRecord, list[Wish]]:
+    """From sending to running, with the wishes that mean the run; raises `LeaseLost`."""
+    row = tx.execute(_RUN, _key(run)).first()
+    if row is None:
+        raise _lost(run)
+    return run_from_row(row), wishes.meaning(tx, run)
+
+
+def finish(
+    tx: sa.Connection, run: RunRecord, result: RunResult, *, runner: RunnerRecord | None, at: datetime
+) -> RunRecord:
+    """End an entry, note the end of its agent's turn, and give back the lease it was driven under; raises `LeaseLost`."""
+    row = tx.execute(_END, {**_key(run), "ended_at": to_micros(at), "result": result_to_text(result)}).first()
+    if row is None:
+        raise _lost(run)
+    agents.note_turn_end(tx, run.agent_id, run.owner, runner, at)
+    leases.release_run(tx, run.agent_id, run.owner, run.run_id)
+    return run_from_row(row)
+
+
+_CLAIM = runs.update().where(_MINE).values(state=RunState.STARTING.value)
+_TAKE_OVER = runs.update().where(_AT).values(owner=sa.bindparam("new_owner")).returning(runs)
+_SEND = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.STARTING.value)
+    .where(leases.is_held(runs.c.agent_id, runs.c.owner), ~wishes.means_run)
+    .values(
+        state=RunState.SENDING.value,
+        session_id=sa.bindparam("session_id"),
+        instance_id=sa.bindparam("instance_id"),
+        after_message_id=sa.bindparam("after_message_id"),
+        sent_at=sa.bindparam("sent_at"),
+    )
+    .returning(runs)
+)
+_RUN = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.SENDING.value)
+    .values(state=RunState.RUNNING.value)
+    .returning(runs)
+)
+_END = (
+    runs.update()
+    .where(_MINE, unfinished)
+    .values(state=RunState.ENDED.value, ended_at=sa.bindparam("ended_at"), result=sa.bindparam("result"))
+    .returning(runs)
+)
+
+
+def _key(run: RunRecord) -> dict[str, Any]:
+    return {"at_place": run.place, "by_owner": run.owner}
+
+
+def _head(tx: sa.Connection, agent_id: str) -> RunRecord | None:
+    row = tx.execute(_HEAD, {"of_agent": agent_id}).first()
+    return None if row is None else run_from_row(row)
+
+
+def _check(tx: sa.Connection, run: RunRecord, state: RunState) -> None:
+    mine = sa.select(sa.literal(1)).where(_MINE, runs.c.state == state.value)
+    if tx.execute(mine, _key(run)).first() is None:
+        raise _lost(run)
+
+
+def _lost(run: RunRecord) -> LeaseLost:
+    return LeaseLost(f"Run {run.run_id} is not {run.owner}'s any more, or not in the state it was believed to be in.")
+
+
+def _lease_for(tx: sa.Connection, run: RunRecord, manager_id: str, *, at: datetime, is_alive: IsAlive) -> bool:
+    """Take the agent's lease for driving a run; had for it already, by `take_over`, is as good."""
+    wanted = Lease(run.agent_id, manager_id, leases.purpose_of_run(run.run_id), at)
+    if leases.acquire(tx, wanted, is_alive):
+        return True
+    present = leases.get(tx, run.agent_id)
+    return present is not None and (present.manager_id, present.purpose) == (manager_id, wanted.purpose)
