@@ -1,0 +1,74 @@
+"""StatusCallback, and the one place that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import structlog
+
+from cnap_runner.errors import RunnerError
+from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged
+from cnap_runner.model.run import RunResult, RunState
+
+Emit = Callable[[RunEvent], Awaitable[None]]
+
+_log = structlog.get_logger(__name__)
+
+
+class StatusCallback(Protocol):
+    """What a caller may want to be told while a run goes on. Subclass it and override what you need; the rest does nothing.
+
+    Calls come one at a time, in order, from the event loop of the run; one that takes long holds the run's events up. One that
+    raises is logged and never breaks the run. Exactly one of ``on_complete`` and ``on_error`` ends a run.
+    """
+
+    async def on_status_change(self, task_id: str, status: RunState, /) -> None:
+        """The run's ledger entry moved on."""
+
+    async def on_event(self, task_id: str, event: RunEvent, /) -> None:
+        """Every event, the text fragments too; the last is `RunEnded`."""
+
+    async def on_message(self, task_id: str, text: str, /) -> None:
+        """One whole message of the assistant; a turn that uses tools has several."""
+
+    async def on_complete(self, task_id: str, result: RunResult, /) -> None:
+        """The run ended with this result, whatever its outcome."""
+
+    async def on_error(self, task_id: str, error: RunnerError, /) -> None:
+        """The run was refused or failed before its prompt was sent; ``run()`` raises the same error."""
+
+
+class Audience:
+    """Tells one run's events to its callback and to its stream."""
+
+    def __init__(self, task_id: str, callback: StatusCallback | None = None, sink: Emit | None = None) -> None:
+        self._task_id = task_id
+        self._callback = callback
+        self._sink = sink
+
+    async def tell(self, event: RunEvent) -> None:
+        """Hand one event on."""
+        if self._sink is not None:
+            await self._sink(event)
+        callback = self._callback
+        if callback is None:
+            return
+        await self._guarded(callback.on_event, event)
+        if isinstance(event, StatusChanged):
+            await self._guarded(callback.on_status_change, event.state)
+        elif isinstance(event, MessageCompleted):
+            await self._guarded(callback.on_message, event.text)
+        elif isinstance(event, RunEnded):
+            await self._guarded(callback.on_complete, event.result)
+
+    async def refuse(self, error: RunnerError) -> None:
+        """Tell that the run ended without a result."""
+        if self._callback is not None:
+            await self._guarded(self._callback.on_error, error)
+
+    async def _guarded(self, call: Callable[[str, Any], Awaitable[None]], value: object) -> None:
+        try:
+            await call(self._task_id, value)
+        except Exception:  # noqa: BLE001 - whatever a caller's code raises must not break the run
+            _log.warning("callback_failed", task_id=self._task_id, callback=call.__name__, exc_info=True)

@@ -1,0 +1,223 @@
+"""RunnerManager: the door to an install. It is put together from its parts by `cnap_runner.wiring`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from cnap_runner.aio.shield import shielded
+from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerError, RunnerNotFound
+from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
+from cnap_runner.model.ids import check_id
+from cnap_runner.model.instance import EngineInfo
+from cnap_runner.model.run import RunRecord, RunResult
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.parts import Parts
+from cnap_runner.runner.runner import Runner
+from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.store.base import WishKind
+
+_log = structlog.get_logger(__name__)
+
+OpenInstall = Callable[[], AbstractAsyncContextManager[Install]]
+
+
+class RunnerManager:
+    """Drives the agents of an install. An async context manager; its methods are coroutines.
+
+    Several managers, in one process or many, may work on one install at the same time. A manager refuses to work in a forked child.
+    Methods that take an ``agent_id`` raise `InvalidInput` for one that is none, and `RunnerNotFound` for one that is not known.
+    """
+
+    def __init__(
+        self, open_install: OpenInstall, template: Callable[[], Mapping[str, Any]], *, is_observer: bool
+    ) -> None:
+        self._open_install = open_install
+        self._template = template
+        self._is_observer = is_observer
+        self._pid = os.getpid()
+        self._stack = AsyncExitStack()
+        self._parts: Parts | None = None
+        self._is_closing = False
+
+    async def __aenter__(self) -> Self:
+        if self._parts is not None or self._is_closing:
+            raise ManagerUnusable("A manager can be entered once.", hint="Make a new RunnerManager.")
+        async with AsyncExitStack() as stack:
+            install = await stack.enter_async_context(self._open_install())
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            self._parts = Parts(install, self._template(), tasks)
+            stack.push_async_callback(self._close)
+            await self._parts.begin(is_observer=self._is_observer)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    # --- agents ---------------------------------------------------------------------------------------------------------
+
+    async def create_runner(self, spec: AgentSpec) -> Runner:
+        """Make an agent known, or replace the whole spec of a known one; return its runner. Idempotent; starts nothing.
+
+        What changed applies at the next moment without a turn. Raises `NotSupportedYet` for a field whose effect is not built yet.
+        """
+        parts = self._usable()
+        refuse_unbuilt(spec)
+        row = await parts.install.store.put_agent(spec, at=parts.install.now())
+        await anyio.to_thread.run_sync(AgentFolders(parts.install.settings.data_dir, spec.agent_id).make, None)
+        return Runner(self._usable, row)
+
+    async def get_runner(self, agent_id: str) -> Runner:
+        """Return the runner of a known agent."""
+        parts = self._usable()
+        return Runner(self._usable, await parts.install.store.get_agent(check_id(agent_id)))
+
+    async def list_runners(self) -> list[Runner]:
+        """Return the runners of all known agents, by id."""
+        parts = self._usable()
+        return [Runner(self._usable, row) for row in await parts.install.store.list_agents()]
+
+    async def start_runner(self, agent_id: str) -> Runner:
+        """Make sure of a ready instance. Ready already: nothing happens. Raises as `Runner.run` does before it sends."""
+        parts = self._usable()
+        await parts.install.store.get_agent(check_id(agent_id))
+        async with parts.leased(agent_id, "start"):
+            await parts.instances.ensure(await parts.install.store.get_agent(agent_id))
+        return await self.get_runner(agent_id)
+
+    async def stop_runner(self, agent_id: str) -> None:
+        """End the agent's unfinished runs, then its instance; session and workspace stay. Stopped already: nothing happens."""
+        parts = self._usable()
+        row = await parts.install.store.get_agent(check_id(agent_id))
+        async with parts.emptied(row.spec.agent_id, WishKind.STOP):
+            row = await parts.install.store.get_agent(agent_id)
+            await parts.instances.end(row.runner, reason="it was asked to stop")
+
+    async def delete_runner(self, agent_id: str, delete_workspace: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Stop and remove the agent's instance and forget the agent. An unknown id is no error.
+
+        Its workspace and sessions stay, and a later agent of that id goes on with them; ``delete_workspace`` ends all of it.
+        """
+        parts = self._usable()
+        install = parts.install
+        check_id(agent_id)
+        try:
+            await install.store.get_agent(agent_id)
+        except RunnerNotFound:
+            if not delete_workspace:
+                return
+        async with parts.emptied(agent_id, WishKind.DELETE):
+            await parts.instances.remove_all(agent_id)
+            await install.store.mark_deleted(agent_id, at=install.now())
+            if delete_workspace:
+                await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)
+                await install.store.erase_agent(agent_id)
+        _log.info("runner_deleted", agent_id=agent_id, with_workspace=delete_workspace)
+
+    async def purge(self) -> None:
+        """Remove everything of this install but its data folder's own files: agents, workspaces, instances, networks."""
+        parts = self._usable()
+        for row in await parts.install.store.list_agents():
+            await self.delete_runner(row.spec.agent_id, delete_workspace=True)
+        for observation in await parts.install.backend.list_instances(parts.install.install_id):
+            await parts.install.backend.remove(observation.ref, grace=parts.install.settings.stop_timeout)
+        await parts.install.backend.purge(parts.install.install_id)
+
+    # --- runs -----------------------------------------------------------------------------------------------------------
+
+    async def list_runs(self, agent_id: str | None = None) -> list[RunRecord]:
+        """Return ledger entries, newest first; at most 1,000."""
+        parts = self._usable()
+        return await parts.install.store.list_runs(None if agent_id is None else check_id(agent_id))
+
+    async def get_run(self, run_id: str) -> RunRecord:
+        """Return one ledger entry; raises `RunNotFound`."""
+        return await self._usable().install.store.get_run(run_id)
+
+    async def wait_run(self, run_id: str) -> RunResult:
+        """Wait until a run has ended, whoever drives it, and return its result; raises `RunNotFound`."""
+        parts = self._usable()
+        run = await parts.install.store.get_run(run_id)
+        ended = await parts.runs.queue.wait_ended(run_id, run.agent_id)
+        if ended.result is None:
+            raise RunnerError(f"Run {run_id} ended without a result.")
+        return ended.result
+
+    async def check_engine(self) -> EngineInfo:
+        """Ask the engine who it is; raises `EngineUnavailable` and its like."""
+        return await self._usable().install.backend.check()
+
+    # --- what later releases bring --------------------------------------------------------------------------------------
+
+    async def pause_runner(self, agent_id: str) -> NoReturn:
+        """Not built yet."""
+        _refuse("pause_runner", agent_id)
+
+    async def recover_runner(self, agent_id: str) -> NoReturn:
+        """Not built yet; a run starts a failed runner's instance anew by itself."""
+        _refuse("recover_runner", agent_id)
+
+    async def hold(self, agent_id: str, owner: str, until: datetime) -> NoReturn:
+        """Not built yet."""
+        _refuse("hold", agent_id, owner, until)
+
+    async def release(self, agent_id: str, owner: str) -> NoReturn:
+        """Not built yet."""
+        _refuse("release", agent_id, owner)
+
+    async def apply(self, specs: Sequence[AgentSpec], dry_run: bool = False) -> NoReturn:  # noqa: FBT001, FBT002
+        """Not built yet."""
+        _refuse("apply", specs, dry_run)
+
+    async def export_agent(self, agent_id: str, path: Path) -> NoReturn:
+        """Not built yet."""
+        _refuse("export_agent", agent_id, path)
+
+    async def import_agent(self, path: Path) -> NoReturn:
+        """Not built yet."""
+        _refuse("import_agent", path)
+
+    async def rotate_secrets(self, agent_id: str) -> NoReturn:
+        """Not built yet."""
+        _refuse("rotate_secrets", agent_id)
+
+    async def stats(self) -> NoReturn:
+        """Not built yet."""
+        _refuse("stats")
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    def _usable(self) -> Parts:
+        if os.getpid() != self._pid:
+            raise ManagerUnusable(
+                "A manager cannot be used in a forked child.", hint="Make a RunnerManager in the child."
+            )
+        if self._parts is None or self._is_closing:
+            state = "is closed" if self._is_closing else "was not entered"
+            raise ManagerUnusable(
+                f"The manager {state}.", hint="Use it inside `async with RunnerManager(…) as manager:`."
+            )
+        return self._parts
+
+    async def _close(self) -> None:
+        """End turns, stop what nobody else uses, sign off. Within ``shutdown_timeout``, whatever happens."""
+        parts = self._parts
+        if parts is None or os.getpid() != self._pid:
+            return
+        self._is_closing = True
+        parts.tasks.cancel_scope.cancel()
+        async with shielded(parts.install.settings.shutdown_timeout.total_seconds()):
+            await parts.end()
+
+
+def _refuse(name: str, *_: object) -> NoReturn:
+    raise NotSupportedYet(f"RunnerManager.{name} is not built yet.", hint="docs/known-flaws.md lists what is to come.")

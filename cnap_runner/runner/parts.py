@@ -1,0 +1,124 @@
+"""The parts of one manager, put together, with the two ways to have an agent for oneself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from cnap_runner.aio.guarded import keep_running
+from cnap_runner.errors import BackendError, RunnerError
+from cnap_runner.model.run import RunState
+from cnap_runner.runner.active import ActiveRuns, Interruption
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.runs import Runs
+from cnap_runner.runner.settlement import settle_all
+from cnap_runner.runner.watch import Watch
+from cnap_runner.store.base import Wish, WishKind
+
+LEASE_POLL_SECONDS = 0.05
+STOPS_AT_ONCE = 8
+
+UNFINISHED = tuple(state for state in RunState if state is not RunState.ENDED)
+
+_log = structlog.get_logger(__name__)
+
+
+class Parts:
+    """What a manager is made of while it is open."""
+
+    def __init__(self, install: Install, template: Mapping[str, Any], tasks: TaskGroup) -> None:
+        self.install = install
+        self.tasks = tasks
+        self.active = ActiveRuns()
+        self.instances = Instances(install, template)
+        self.runs = Runs(install, self.instances, self.active)
+        self._watch = Watch(install, self.instances, self.active)
+
+    async def begin(self, *, is_observer: bool) -> None:
+        """Compare what is recorded with what is there, then watch; settle in the background what dead managers left.
+
+        Without an engine the manager opens all the same: what needs none works, and the watch goes on trying.
+        """
+        await self.install.store.forget_dead_managers(self.install.is_alive)
+        try:
+            await self._watch.compare()
+        except BackendError as error:
+            _log.warning("engine_not_asked", error=str(error))
+        self.tasks.start_soon(self._keep, "watch", self._watch.run)
+        self.tasks.start_soon(self._keep, "wishes", self.runs.hear_wishes)
+        if not is_observer:
+            abandoned = {
+                run.agent_id
+                for run in await self.install.store.list_runs(states=UNFINISHED)
+                if self.runs.queue.is_abandoned(run)
+            }
+            if abandoned:
+                self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
+
+    async def end(self) -> None:
+        """End the turns under way, sign off, and stop the agents that no other living manager uses."""
+        for active in self.active:
+            active.interrupt(Interruption.ABORTED, "its manager closes")
+        for active in self.active:
+            await active.ended.wait()
+        install = self.install
+        unused = await install.store.sign_off(install.manager_id, install.is_alive)
+        if install.settings.on_shutdown == "stop":
+            limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
+            async with anyio.create_task_group() as stops:
+                for agent_id in unused:
+                    stops.start_soon(self._stop_unused, agent_id, limiter)
+        await self.instances.aclose()
+
+    @asynccontextmanager
+    async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:
+        """Have the agent for one change; waits until whoever has it now is done."""
+        install = self.install
+        await self.runs.note_use(agent_id)
+        while not await install.store.acquire_lease(
+            agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
+        ):
+            await anyio.sleep(LEASE_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await install.store.release_lease(agent_id, install.manager_id)
+
+    @asynccontextmanager
+    async def emptied(self, agent_id: str, kind: WishKind) -> AsyncIterator[None]:
+        """Have the agent for one change, after all runs asked for before have ended, whoever drives them."""
+        wish = await self.runs.end_all(agent_id, kind)
+        try:
+            async with self.leased(agent_id, str(kind)):
+                while await self._is_awaited(wish):
+                    await anyio.sleep(LEASE_POLL_SECONDS)
+                yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.install.store.drop_wish(wish.wish_id)
+
+    async def _is_awaited(self, wish: Wish) -> bool:
+        """Whether a living owner still has to hear the wish for one of its waiting runs."""
+        queue = await self.install.store.queue_of(wish.agent_id)
+        return any(run.place <= wish.upto_place and not self.runs.queue.is_abandoned(run) for run in queue)
+
+    async def _stop_unused(self, agent_id: str, limiter: anyio.CapacityLimiter) -> None:
+        install = self.install
+        try:
+            async with limiter, self.leased(agent_id, "shutdown"):
+                if await install.store.used_by_others(agent_id, install.manager_id, install.is_alive):
+                    return
+                row = await install.store.get_agent(agent_id)
+                await self.instances.end(row.runner, reason="the manager that used it ended")
+        except RunnerError as error:
+            _log.warning("stop_failed", agent_id=agent_id, error=str(error))
+
+    async def _keep(self, name: str, loop: Any) -> None:
+        await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))

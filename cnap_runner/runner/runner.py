@@ -1,0 +1,149 @@
+"""Runner: the handle on one agent's container."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import timedelta
+from typing import NoReturn
+
+import anyio
+
+from cnap_runner.errors import InstanceNotFound, NotSupportedYet
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.events import RunEvent
+from cnap_runner.model.ids import check_id
+from cnap_runner.model.instance import ExecResult, InstanceRef, LogLine
+from cnap_runner.model.run import RunRequest, RunResult
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.callbacks import Audience, Emit, StatusCallback
+from cnap_runner.runner.parts import Parts
+from cnap_runner.store.base import AgentRow
+
+
+class Runner:
+    """The handle on one agent's container. Cheap; it holds no resource and may be thrown away."""
+
+    def __init__(self, usable: Callable[[], Parts], row: AgentRow) -> None:
+        self._usable = usable
+        self._row = row
+        usable().install.known.see(row.runner)
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.agent_id} {self.status}>"
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's id."""
+        return self._row.spec.agent_id
+
+    @property
+    def spec(self) -> AgentSpec:
+        """What was wanted of the agent when this handle was made."""
+        return self._row.spec
+
+    @property
+    def record(self) -> RunnerRecord:
+        """What this manager last saw of the runner; `RunnerManager.get_runner` looks anew."""
+        return self._usable().install.known.get(self.agent_id) or self._row.runner
+
+    @property
+    def status(self) -> RunnerStatus:
+        """The status this manager last saw. The end of an instance shows within a second, whoever drives it."""
+        return self.record.status
+
+    async def run(self, request: RunRequest, callback: StatusCallback | None = None) -> RunResult:
+        """Do one run and return how it ended. Starts or wakes the container; waits for its turn.
+
+        Raises a `RunnerError` for what goes wrong before the prompt is sent; afterwards trouble is in the result. With an
+        ``idempotency_key`` it attaches to the run of that key, or returns its result. Cancelling it aborts the turn.
+        """
+        return await self._run(request, callback=callback, sink=None)
+
+    async def stream(self, request: RunRequest) -> AsyncIterator[RunEvent]:
+        """Do one run and yield its events as they come; the last is `RunEnded` with the result.
+
+        Raises as `run` does. Closing the iterator early (``async with aclosing(…)``) aborts the turn.
+        """
+        send, receive = anyio.create_memory_object_stream[RunEvent](math.inf)
+        scope, done = anyio.CancelScope(), anyio.Event()
+        failure: list[Exception] = []
+
+        async def drive() -> None:
+            try:
+                with scope:
+                    async with send:
+                        await self._run(request, callback=None, sink=send.send)
+            except Exception as error:  # noqa: BLE001 - it is raised again where the events are read
+                failure.append(error)
+            finally:
+                done.set()
+
+        self._usable().tasks.start_soon(drive)
+        try:
+            async with receive:
+                async for event in receive:
+                    yield event
+        finally:
+            scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await done.wait()
+        if failure:
+            raise failure[0]
+
+    async def abort(self, task_id: str = "main") -> None:
+        """End the unfinished runs of a task, whoever drives them, and wait for their end. None: nothing happens."""
+        await self._usable().runs.abort(self.agent_id, check_id(task_id))
+
+    async def logs(self, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
+        """Yield what the instance's server wrote, oldest first; the last ``tail`` lines, and with ``follow`` what comes after.
+
+        Known secrets are redacted. Raises `InstanceNotFound` where the agent has no instance yet.
+        """
+        install = self._usable().install
+        async for line in install.backend.logs(await self._ref(), tail=tail, is_following=follow):
+            yield LogLine(stream=line.stream, text=install.redactor.redact(line.text), at=line.at)
+
+    async def exec(self, argv: Sequence[str], *, timeout: timedelta = timedelta(minutes=1)) -> ExecResult:
+        """Run one command inside the live instance, as the agent's user, in its workspace. Starts nothing.
+
+        Raises `InstanceNotFound` and `InstanceExited` where no instance lives, `TimeoutError` when it takes longer.
+        """
+        return await self._usable().install.backend.exec(await self._ref(), argv, timeout=timeout)
+
+    async def shell_command(self, argv: Sequence[str] = ("/bin/sh",)) -> list[str]:
+        """Give the local command that runs ``argv`` inside the live instance with the caller's terminal."""
+        return self._usable().install.backend.shell_command(await self._ref(), argv)
+
+    async def mcp(self) -> NoReturn:
+        """Not built yet."""
+        _refuse("mcp")
+
+    async def pending_answers(self) -> NoReturn:
+        """Not built yet; all permissions are allowed and the question tool is off."""
+        _refuse("pending_answers")
+
+    async def answer(self, *_: object) -> NoReturn:
+        """Not built yet."""
+        _refuse("answer")
+
+    async def explain(self) -> NoReturn:
+        """Not built yet."""
+        _refuse("explain")
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    async def _run(self, request: RunRequest, *, callback: StatusCallback | None, sink: Emit | None) -> RunResult:
+        parts = self._usable()
+        await parts.runs.note_use(self.agent_id)
+        return await parts.runs.run(self.agent_id, request, Audience(request.task_id, callback, sink))
+
+    async def _ref(self) -> InstanceRef:
+        row = await self._usable().install.store.get_agent(self.agent_id)
+        if row.runner.ref is None:
+            raise InstanceNotFound(f"Agent {self.agent_id} has no instance yet.", hint="Its first run starts one.")
+        return row.runner.ref
+
+
+def _refuse(name: str) -> NoReturn:
+    raise NotSupportedYet(f"Runner.{name} is not built yet.", hint="docs/known-flaws.md lists what is to come.")

@@ -1,0 +1,94 @@
+"""The watch over instances: events as they come, and a comparison of what is recorded with what is there.
+
+An error is never "nothing is there" (FAILURES row 4): when the engine cannot be asked, nothing is concluded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import structlog
+
+from cnap_runner.errors import InstanceNotFound, RunnerNotFound
+from cnap_runner.model.instance import InstanceEventKind, Observation
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.active import ActiveRuns
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.instances import Instances
+
+_log = structlog.get_logger(__name__)
+
+_SHOULD_LIVE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
+
+
+class Watch:
+    """Turns the death of an instance into status ``failed`` and wakes whoever depends on it."""
+
+    def __init__(self, install: Install, instances: Instances, active: ActiveRuns) -> None:
+        self._install = install
+        self._instances = instances
+        self._active = active
+
+    async def run(self) -> None:
+        """Watch until cancelled. The backend connects again by itself; after each connection all is compared anew."""
+        async with self._install.backend.events(self._install.install_id) as events:
+            async for event in events:
+                if event.kind is InstanceEventKind.CONNECTED:
+                    await self.compare()
+                elif event.kind in {InstanceEventKind.DIED, InstanceEventKind.REMOVED} and event.instance_id:
+                    reason = died_because(event.exit_code)
+                    await self._died(event.agent_id or "", event.instance_id, reason)
+                elif event.agent_id:
+                    await self._look(event.agent_id)
+
+    async def compare(self) -> None:
+        """Find recorded instances that are not live any more. The records are read first: what they name was there by then."""
+        rows = await self._install.store.list_agents()
+        expected = [row.runner for row in rows if row.runner.status in _SHOULD_LIVE]
+        if not expected:
+            return
+        seen = {o.ref.instance_id: o for o in await self._install.backend.list_instances(self._install.install_id)}
+        for record in expected:
+            observation = seen.get(record.instance_id or "")
+            if observation is None or not observation.is_live:
+                await self._confirm(record)
+
+    async def _confirm(self, record: RunnerRecord) -> None:
+        """Look at one instance once more before it is called dead."""
+        observation: Observation | None = None
+        if record.ref is not None:
+            try:
+                observation = await self._install.backend.inspect(record.ref)
+            except InstanceNotFound:
+                observation = None
+        if observation is not None and observation.is_live:
+            return
+        reason = (
+            "its container is gone"
+            if observation is None
+            else died_because(observation.exit_code, is_oom_killed=observation.is_oom_killed)
+        )
+        await self._died(record.agent_id, record.instance_id or "", reason)
+
+    async def _look(self, agent_id: str) -> None:
+        """Read anew what is recorded of an agent's runner: another manager may have written it."""
+        with contextlib.suppress(RunnerNotFound):
+            self._install.known.see((await self._install.store.get_agent(agent_id)).runner)
+
+    async def _died(self, agent_id: str, instance_id: str, reason: str) -> None:
+        self._instances.note_death(instance_id)
+        self._active.instance_died(instance_id, reason)
+        if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=self._install.now()):
+            await self._look(agent_id)
+            _log.warning("instance_died", agent_id=agent_id, instance_id=instance_id, reason=reason)
+
+
+def died_because(exit_code: int | None, *, is_oom_killed: bool = False) -> str:
+    """Say in plain words how an instance ended."""
+    if is_oom_killed:
+        return "it was killed for want of memory"
+    if exit_code is None:
+        return "it ended by itself"
+    if exit_code > 128:
+        return f"it was killed by signal {exit_code - 128}"
+    return f"it ended by itself with exit code {exit_code}"

@@ -1,0 +1,109 @@
+"""Settings in, a running system out. The only module that names concrete classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+
+from cnap_runner.backends.base import Backend
+from cnap_runner.errors import InvalidInput
+from cnap_runner.image.assets import asset_folder
+from cnap_runner.model.ids import new_id
+from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.runner import manager
+from cnap_runner.runner.install import Install, load_key
+from cnap_runner.runner.known import KnownRunners
+from cnap_runner.runner.workspace import folder_error
+from cnap_runner.settings import Settings
+from cnap_runner.store.presence import InstallLock, ManagerLock, is_alive
+from cnap_runner.store.sql import SqlStore
+from cnap_runner.telemetry.redaction import Redactor
+
+TEMPLATE = Path("opencode") / "default-config.json"
+
+
+class RunnerManager(manager.RunnerManager):
+    """Drives the agents of an install: one long-lived OpenCode container each.
+
+    ``settings`` default to those of the environment. An ``is_observer`` only looks and changes what it is told to; it does not finish
+    what dead managers left.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, is_observer: bool = False) -> None:
+        self.settings = settings or Settings()
+        super().__init__(
+            lambda: open_install(self.settings), lambda: load_template(self.settings.data_dir), is_observer=is_observer
+        )
+
+
+@asynccontextmanager
+async def open_install(settings: Settings) -> AsyncIterator[Install]:
+    """Open the data folder as one more manager of its install; make it at the first time."""
+    data_dir = settings.data_dir
+    await anyio.to_thread.run_sync(_make_data_dir, data_dir)
+    backend = make_backend(settings)
+    store = SqlStore(data_dir / "runner.db")
+    manager_id = new_id("m")
+    try:
+        with ManagerLock(data_dir, manager_id):
+            async with InstallLock(data_dir):
+                await store.open()
+                install_id = await store.install_id()
+                key = await anyio.to_thread.run_sync(load_key, data_dir / "install.key")
+            install = Install(
+                install_id=install_id,
+                manager_id=manager_id,
+                key=key,
+                settings=settings,
+                backend=backend,
+                store=store,
+                is_alive=lambda other: is_alive(data_dir, other),
+                redactor=Redactor(),
+                connect=OpenCodeClient,
+                known=KnownRunners(),
+                lock=lambda: InstallLock(data_dir),
+            )
+            yield install
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.aclose()
+            await store.aclose()
+
+
+def make_backend(settings: Settings) -> Backend:
+    """Make the backend that the settings name. Asks no engine."""
+    # An engine's library is loaded only where that backend is used: it costs a command line a tenth of a second.
+    if settings.backend == "process":
+        from cnap_runner.backends.process import ProcessBackend  # noqa: PLC0415
+        from cnap_runner.image.packages import opencode_binary  # noqa: PLC0415
+
+        return ProcessBackend(data_dir=settings.data_dir, opencode_binary=opencode_binary())
+    from cnap_runner.backends.docker import DockerBackend  # noqa: PLC0415
+
+    return DockerBackend()
+
+
+def load_template(data_dir: Path) -> dict[str, Any]:
+    """Read the template of OpenCode's settings: the one under the data folder's ``configs/`` where there is one, else ours."""
+    own = data_dir / "configs" / TEMPLATE
+    path = own if own.is_file() else asset_folder("configs") / TEMPLATE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInput(f"{path} is not JSON: {error}.", hint="Correct it, or remove it to use ours.") from error
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{path} is not a JSON object.", hint="Correct it, or remove it to use ours.")
+    return data
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "managers").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise folder_error(path, error) from error
