@@ -253,9 +253,14 @@ class SessionNotFound(ServerError):
 
 
 class ServerRejected(ServerError):
-    """OpenCode answered a call with an error of its own."""
+    """OpenCode answered a call with an error of its own, or with something that cannot be understood."""
 
     code = "server_rejected"
+
+    def __init__(self, message: str, *, status: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        """The HTTP status, where the answer's status was the error."""
 
 
 class StoreError(RunnerError):
