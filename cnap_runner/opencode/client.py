@@ -1,0 +1,266 @@
+"""The calls of OpenCode's REST API that we use, and its stream of events."""
+
+from __future__ import annotations
+
+import json
+import re
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+from urllib.parse import quote
+
+import anyio
+import httpx
+import httpx_sse
+
+from cnap_runner.errors import (
+    ServerNotReady,
+    ServerRefusedPassword,
+    ServerRejected,
+    ServerUnreachable,
+    SessionNotFound,
+    UnsupportedServerVersion,
+)
+from cnap_runner.opencode.events import ServerEvent, parse_event
+from cnap_runner.opencode.wire import (
+    Prompt,
+    SessionMessage,
+    as_list,
+    as_object,
+    id_of,
+    parse_failure,
+    parse_message,
+    text_of,
+)
+
+USER: Final = "opencode"
+MIN_VERSION: Final = (1, 18, 0)
+"""The oldest server this package was tested with, inclusive."""
+MAX_VERSION: Final = (2, 0, 0)
+"""The first that speaks another contract, exclusive: its events have other names and shapes."""
+CALL_TIMEOUT: Final = timedelta(seconds=30)
+"""For one call. Each takes milliseconds, but a starved server may take seconds."""
+SILENCE: Final = timedelta(seconds=25)
+"""A stream that says nothing for so long is dead: the server sends a heartbeat every 10 s."""
+
+_LONGEST_QUOTE = 300
+
+
+class ConnectionLost(ServerUnreachable):
+    """The connection broke after the request may have left: whether the server got it is not known."""
+
+
+class OpenCodeClient:
+    """One server's API. Calls may run at the same time; none is ever repeated by itself.
+
+    Any call raises `ServerUnreachable` where no connection came about (the request certainly never left), `ConnectionLost`
+    where it broke later, `ServerRefusedPassword`, and `ServerRejected` for an error of the server or an answer that cannot be
+    understood; calls about a session raise `SessionNotFound`. Errors carry no secrets: neither the password nor a prompt.
+    """
+
+    def __init__(self, base_url: str, password: str) -> None:
+        self._base_url = base_url
+        self._http = httpx.AsyncClient(
+            base_url=base_url,
+            auth=httpx.BasicAuth(USER, password),
+            trust_env=False,  # a proxy of the manager's environment is not for its own containers
+            follow_redirects=False,  # the password goes to this address alone
+            timeout=CALL_TIMEOUT.total_seconds(),
+            verify=_verification(base_url),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections. Idempotent."""
+        await self._http.aclose()
+
+    async def handshake(self, *, timeout: timedelta) -> str:
+        """Check that this is a server we know, and return its version.
+
+        Asks nothing of the workspace: a server that passes may still not be ready, see `probe`. Raises `ServerNotReady`
+        where it does not answer within ``timeout``, `UnsupportedServerVersion` outside of the tested range.
+        """
+        try:
+            health = await self._get_json("/global/health", timeout=timeout)
+        except ServerRejected as error:
+            if error.status is not None and error.status >= httpx.codes.INTERNAL_SERVER_ERROR:
+                raise ServerNotReady(f"The server is not healthy: {error.message}") from error
+            raise UnsupportedServerVersion(
+                f"What answers at {self._base_url} has no /global/health: it is no OpenCode of version 1, maybe one of 2 or later."
+            ) from error
+        version = text_of(health, "version") if isinstance(health, dict) else ""
+        check_version(version)
+        if health.get("healthy") is not True:
+            raise ServerNotReady("The server says that it is not healthy.")
+        return version
+
+    async def probe(self, *, timeout: timedelta) -> None:
+        """Make sure that the server answers with data of its workspace: it can read its database and its settings.
+
+        Raises `ServerNotReady` where it answers with an error, with no data, or not within ``timeout``.
+        """
+        try:
+            as_list(await self._get_json("/session", params={"limit": 1}, timeout=timeout), "list of sessions")
+        except ServerRejected as error:
+            raise ServerNotReady(f"The server answers, but not with data: {error.message}") from error
+
+    async def create_session(self, *, title: str) -> str:
+        """Make a session and return its id. With a title of ours no model is asked for one."""
+        response = await self._request("POST", "/session", body={"title": title})
+        return id_of(as_object(_json(response), "session"), "id", "session")
+
+    async def has_session(self, session_id: str) -> bool:
+        """Whether the server knows the session."""
+        try:
+            await self._request("GET", f"/session/{_quoted(session_id)}")
+        except SessionNotFound:
+            return False
+        return True
+
+    async def is_busy(self, session_id: str) -> bool:
+        """Whether a turn of the session is under way, waiting for a retry included.
+
+        False for some milliseconds after a prompt was taken (more than a second in a fresh process), and while a turn that
+        failed or was aborted is tidied up. An unknown session is not busy.
+        """
+        status = as_object(await self._get_json("/session/status"), "status").get(session_id)
+        return isinstance(status, dict) and text_of(status, "type") != "idle"
+
+    async def messages(self, session_id: str, *, limit: int | None = None) -> list[SessionMessage]:
+        """Read a session's messages, oldest first: all, or the last ``limit``."""
+        params = None if limit is None else {"limit": limit}
+        entries = await self._get_json(f"/session/{_quoted(session_id)}/message", params=params)
+        return [parse_message(entry) for entry in as_list(entries, "list of messages")]
+
+    async def send_prompt(self, session_id: str, prompt: Prompt) -> None:
+        """Send a prompt, in exactly one request that is never repeated, and return as soon as the server took it.
+
+        After `ServerUnreachable` (but not `ConnectionLost`) and after a rejection below 500 it was certainly not taken.
+        """
+        await self._request("POST", f"/session/{_quoted(session_id)}/prompt_async", body=prompt.to_json())
+
+    async def abort(self, session_id: str) -> None:
+        """End the turn that is under way. Nothing happens in an idle or unknown session."""
+        await self._request("POST", f"/session/{_quoted(session_id)}/abort")
+
+    def events(self, *, silence: timedelta = SILENCE) -> AbstractAsyncContextManager[AsyncIterator[ServerEvent]]:
+        """Open one stream of events.
+
+        Inside the context the subscription stands. The iterator ends when the server ends the stream; it raises
+        `ConnectionLost` when the connection breaks or says nothing for ``silence``, `ServerRejected` for what is no event.
+        """
+        return self._events(silence)
+
+    @asynccontextmanager
+    async def _events(self, silence: timedelta) -> AsyncIterator[AsyncIterator[ServerEvent]]:
+        limit = CALL_TIMEOUT.total_seconds()
+        timeout = httpx.Timeout(limit, read=silence.total_seconds())
+        with _translated():
+            async with httpx_sse.aconnect_sse(self._http, "GET", "/event", timeout=timeout) as source:
+                if source.response.status_code != httpx.codes.OK:
+                    await source.response.aread()
+                    _refuse(source.response)
+                yield _parsed(source)
+
+    async def _get_json(
+        self, path: str, *, params: Mapping[str, int] | None = None, timeout: timedelta | None = None
+    ) -> Any:
+        if timeout is None:
+            return _json(await self._request("GET", path, params=params))
+        with anyio.move_on_after(timeout.total_seconds()):
+            return _json(await self._request("GET", path, params=params))
+        raise ServerNotReady(f"The server did not answer {path} within {timeout.total_seconds():g} s.")
+
+    async def _request(
+        self, method: str, path: str, *, params: Mapping[str, int] | None = None, body: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
+        with _translated():
+            response = await self._http.request(method, path, params=params, json=body)
+        if not response.is_success:
+            _refuse(response)
+        return response
+
+
+def check_version(version: str) -> None:
+    """Raise `UnsupportedServerVersion` unless the version is within both bounds."""
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    low, high = (".".join(map(str, bound)) for bound in (MIN_VERSION, MAX_VERSION))
+    if match is None:
+        raise UnsupportedServerVersion(f"The server does not tell its version (supported: {low} up to below {high}).")
+    if not MIN_VERSION <= tuple(int(number) for number in match.groups()) < MAX_VERSION:
+        raise UnsupportedServerVersion(f"OpenCode {version[:40]} is not supported, only {low} up to below {high}.")
+
+
+class _translated:  # noqa: N801 - used like a function
+    """Translates httpx's errors. A class, not a generator: it stands on the path of every request and event."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol):
+            raise ServerUnreachable(f"The server does not answer ({_reason(error)}).") from error
+        if isinstance(error, httpx.TransportError):
+            raise ConnectionLost(f"The connection to the server broke ({_reason(error)}).") from error
+        if isinstance(error, httpx.DecodingError | httpx_sse.SSEError | UnicodeDecodeError):
+            raise ServerRejected("The server's answer cannot be decoded.") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error)[:_LONGEST_QUOTE] or type(error).__name__
+
+
+async def _parsed(source: httpx_sse.EventSource) -> AsyncIterator[ServerEvent]:
+    with _translated():
+        async for event in source.aiter_sse():
+            if event.data:
+                try:
+                    parsed = parse_event(event.data)
+                except ValueError as error:
+                    raise ServerRejected("The server's stream carries something that is no JSON.") from error
+                yield parsed
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except ValueError as error:
+        raise ServerRejected(
+            f"The server answered {response.request.url.path} with something that is no JSON."
+        ) from error
+
+
+def _refuse(response: httpx.Response) -> NoReturn:
+    """Raise the error that a response of another status than success means."""
+    status, path = response.status_code, response.request.url.path
+    if status == httpx.codes.UNAUTHORIZED:
+        raise ServerRefusedPassword("OpenCode does not accept the password.")
+    try:
+        failure = parse_failure(json.loads(response.content))
+    except ValueError:
+        failure = None
+    said = "" if failure is None else f": {failure.name}: {failure.message[:_LONGEST_QUOTE]}"
+    if status == httpx.codes.NOT_FOUND and failure is not None and path.startswith("/session/"):
+        raise SessionNotFound(f"OpenCode does not know the session{said}.")
+    raise ServerRejected(f"OpenCode answered {response.request.method} {path} with {status}{said}.", status=status)
+
+
+def _quoted(session_id: str) -> str:
+    return quote(session_id, safe="")
+
+
+def _verification(base_url: str) -> ssl.SSLContext | bool:
+    """Spare a plain connection the 20 ms of loading the world's certificates; the empty context trusts none."""
+    return True if base_url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
