@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     """Silence on the event stream after which the turn's state is read by request. OpenCode sends a heartbeat every 10 s."""
     env_allow: tuple[str, ...] = ("*",)
     """Patterns of the manager's variables that ``${NAME}`` in an agent's settings and the providers' usual keys may come from."""
+    fetch_models: bool = True
+    """Let OpenCode fetch its catalogue of models when it starts; off, it knows those of its own release."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
     log_format: Literal["console", "json"] = "console"
 
