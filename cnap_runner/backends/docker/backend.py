@@ -1,0 +1,280 @@
+"""The contract of `backends.base`, kept by a Docker Engine."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from docker import APIClient
+
+from cnap_runner.backends.base import Backend
+from cnap_runner.backends.docker.address import engine_address
+from cnap_runner.backends.docker.engine import ANSWER_SECONDS, Engine
+from cnap_runner.backends.docker.facts import AGENT_ID, EngineFacts, engine_facts
+from cnap_runner.backends.docker.launch import start_with_input
+from cnap_runner.backends.docker.networks import InstallNetworks
+from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name
+from cnap_runner.backends.docker.output import last_words, log_lines, run_command
+from cnap_runner.backends.docker.reports import observation, resource_usage
+from cnap_runner.backends.docker.trouble import EngineRefusal, translated
+from cnap_runner.backends.docker.watch import watch
+from cnap_runner.errors import InstanceExited, InstanceStartFailed, InvalidInput
+from cnap_runner.model.instance import (
+    LABEL_INSTALL,
+    LABEL_INSTANCE,
+    LABEL_MANAGED,
+    Capabilities,
+    EngineInfo,
+    ExecResult,
+    InstanceEvent,
+    InstanceRef,
+    InstanceSpec,
+    InstanceStatus,
+    Layout,
+    LogLine,
+    Observation,
+    ResourceUsage,
+)
+
+LAST_WORDS = 5
+"""Lines of output quoted when an instance ends at once."""
+_NOT_FOUND = 404
+_CONFLICT = 409
+_CAPABILITIES = Capabilities(
+    has_images=True,
+    isolates_files=True,
+    isolates_network=True,
+    isolates_processes=True,
+    limits_memory=True,
+    limits_cpu=True,
+    limits_pids=True,
+    can_pause=True,
+    survives_manager=True,
+)
+
+
+class DockerBackend(Backend):
+    """One container per instance. Nothing is asked of the engine before the first verb.
+
+    ``docker_host`` is an engine's address; None: that of ``DOCKER_HOST``, else the default socket. Raises `InvalidInput` for an
+    address that cannot be used.
+    """
+
+    def __init__(self, *, docker_host: str | None = None) -> None:
+        self._address = engine_address(docker_host)
+        self._engine = Engine(self._address)
+        self._networks = InstallNetworks(self._engine)
+        self._facts: EngineFacts | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All of them. An engine that keeps no limits is found by `check`, and refused by `create`."""
+        return _CAPABILITIES
+
+    def layout(self, spec: InstanceSpec) -> Layout:  # noqa: ARG002 - part of the contract
+        """Give the same places for every container."""
+        return LAYOUT
+
+    def file_owner(self) -> tuple[int, int] | None:
+        """Give the agent's own uid where the manager is root; whether the engine is rootless is known after `check` or `prepare`."""
+        if os.geteuid() != 0 or (self._facts is not None and self._facts.is_rootless):
+            return None
+        return (AGENT_ID, AGENT_ID)
+
+    async def check(self) -> EngineInfo:
+        """Ask the engine who it is, anew each time."""
+        self._facts = None
+        return (await self._known_facts()).engine_info(self._address)
+
+    async def prepare(self, install_id: str) -> None:
+        """Make the install's network where there is none."""
+        await self._known_facts()
+        self._networks.forget(install_id)
+        await self._networks.of(install_id)
+
+    async def create(self, spec: InstanceSpec) -> InstanceRef:
+        """Create a container; one of the same instance that is there is returned instead."""
+        facts = await self._known_facts()
+        config = container_config(
+            spec,
+            limits=facts.fit(spec.limits),
+            network_id=await self._networks.of(spec.install_id),
+            user=facts.user(uid=os.geteuid(), gid=os.getegid()),
+        )
+        with translated(f"Creating an instance of {spec.agent_id} failed", otherwise=InstanceStartFailed):
+            try:
+                handle = await self._engine.ask(partial(_create_container, name=container_name(spec), config=config))
+                return InstanceRef(instance_id=spec.instance_id, handle=handle)
+            except EngineRefusal as refusal:
+                existing = await self._find(spec) if refusal.status == _CONFLICT else None
+                if existing is None:
+                    raise
+                return existing
+
+    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+        """Start a container, hand it its secrets, and read back the port that the engine allocated."""
+        with translated(f"Starting {ref.instance_id} failed", otherwise=InstanceStartFailed):
+            try:
+                await start_with_input(self._engine, ref.handle, secrets)
+            except EngineRefusal as refusal:
+                if "network" in refusal.message.lower():
+                    self._networks.forget()  # somebody may have pruned it; the next create makes it again
+                raise
+        seen = await self.inspect(ref)
+        if not seen.is_live:
+            raise await self._exited(seen)
+        if seen.endpoint is None:
+            raise InstanceStartFailed(f"The engine published no port for {ref.instance_id}.")
+        return seen.endpoint
+
+    async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End a container. The engine thaws a paused one itself."""
+        with translated(f"Stopping {ref.instance_id} failed"):
+            try:
+                await self._engine.post(
+                    f"/containers/{ref.handle}/stop",
+                    params={"t": math.ceil(grace.total_seconds())},
+                    wait_seconds=grace.total_seconds() + ANSWER_SECONDS,
+                )
+            except EngineRefusal as refusal:
+                if refusal.status != _NOT_FOUND:
+                    raise
+
+    async def remove(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End and remove a container, with the anonymous volumes its image may have asked for; folders are never touched."""
+        await self.stop(ref, grace=grace)
+        with translated(f"Removing {ref.instance_id} failed"):
+            try:
+                await self._engine.ask(lambda sdk: sdk.remove_container(ref.handle, v=True, force=True))
+            except EngineRefusal as refusal:
+                if refusal.status == _CONFLICT and "already in progress" in refusal.message:
+                    await self._wait_until_removed(ref)
+                elif refusal.status != _NOT_FOUND:
+                    raise
+
+    async def pause(self, ref: InstanceRef) -> None:
+        """Freeze a container."""
+        await self._change(ref, lambda sdk: sdk.pause(ref.handle), wanted=InstanceStatus.PAUSED)
+
+    async def resume(self, ref: InstanceRef) -> None:
+        """Thaw a container."""
+        await self._change(ref, lambda sdk: sdk.unpause(ref.handle), wanted=InstanceStatus.RUNNING)
+
+    async def inspect(self, ref: InstanceRef) -> Observation:
+        """Report one container."""
+        with translated(f"Looking at {ref.instance_id} failed"):
+            return observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
+
+    async def list_instances(self, install_id: str) -> list[Observation]:
+        """Report all containers that carry the install's label, each as `inspect` does; one removed meanwhile is left out."""
+        found: list[Observation] = []
+
+        async def look(container_id: str) -> None:
+            try:
+                found.append(observation(await self._engine.ask(lambda sdk: sdk.inspect_container(container_id))))
+            except EngineRefusal as refusal:
+                if refusal.status != _NOT_FOUND:
+                    raise
+
+        with translated("Listing instances failed"):
+            listed = await self._labelled(f"{LABEL_INSTALL}={install_id}")
+            for container in listed:
+                await look(container["Id"])
+        return found
+
+    def events(self, install_id: str) -> AbstractAsyncContextManager[AsyncIterator[InstanceEvent]]:
+        """Watch the install's containers."""
+        return watch(self._engine, install_id)
+
+    async def logs(
+        self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Yield a container's output, as far back as the engine's rotation kept it (three files of 10 MB)."""
+        with translated(f"Reading the output of {ref.instance_id} failed"):
+            async with aclosing(log_lines(self._engine, ref.handle, tail=tail, is_following=is_following)) as lines:
+                async for line in lines:
+                    yield line
+
+    async def usage(self, ref: InstanceRef) -> ResourceUsage:
+        """Measure a container once. Engines before API 1.41 take two seconds for it."""
+        params = {"stream": "false", "one-shot": "true"}
+        with translated(f"Measuring {ref.instance_id} failed"):
+            async with self._engine.stream("GET", f"/containers/{ref.handle}/stats", params=params) as response:
+                await response.aread()
+        used = resource_usage(response.json())
+        if used is None:
+            raise InstanceExited(f"{ref.instance_id} is not running, so there is nothing to measure.")
+        return used
+
+    async def exec(self, ref: InstanceRef, argv: Sequence[str], *, timeout: timedelta) -> ExecResult:
+        """Run one command in a container."""
+        if not argv:
+            raise InvalidInput("There is no command to run.")
+        with translated(f"Running a command in {ref.instance_id} failed"):
+            return await run_command(self._engine, ref.handle, argv, timeout=timeout)
+
+    def shell_command(self, ref: InstanceRef, argv: Sequence[str]) -> list[str]:
+        """Give a call of Docker's own command line, on this backend's engine."""
+        host = ["-H", self._address.host]
+        return ["docker", *host, "exec", "-it", "-w", LAYOUT.workspace, ref.handle, *argv]
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._engine.aclose()
+
+    async def purge(self, install_id: str) -> None:
+        """Remove the install's network."""
+        await self._networks.remove(install_id)
+
+    async def _known_facts(self) -> EngineFacts:
+        if self._facts is None:
+            with translated("Asking the engine about itself failed"):
+                info: dict[str, Any] = await self._engine.ask(lambda sdk: sdk.info())
+            self._facts = engine_facts(info, api_version=await self._engine.api_version())
+        return self._facts
+
+    async def _find(self, spec: InstanceSpec) -> InstanceRef | None:
+        """Find the container of an instance by its labels."""
+        found = await self._labelled(f"{LABEL_INSTALL}={spec.install_id}", f"{LABEL_INSTANCE}={spec.instance_id}")
+        return InstanceRef(instance_id=spec.instance_id, handle=found[0]["Id"]) if found else None
+
+    async def _labelled(self, *labels: str) -> list[dict[str, Any]]:
+        filters = {"label": [f"{LABEL_MANAGED}=true", *labels]}
+        listed: list[dict[str, Any]] = await self._engine.ask(partial(APIClient.containers, all=True, filters=filters))
+        return listed
+
+    async def _change(self, ref: InstanceRef, change: Any, *, wanted: InstanceStatus) -> None:
+        """Pause or resume; what the engine refuses because it is so already is no error."""
+        with translated(f"Making {ref.instance_id} {wanted} failed"):
+            try:
+                await self._engine.ask(change)
+            except EngineRefusal as refusal:
+                seen = observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
+                if not seen.is_live:
+                    raise await self._exited(seen) from refusal
+                if seen.status is not wanted:
+                    raise
+
+    async def _exited(self, seen: Observation) -> InstanceExited:
+        words = await last_words(self._engine, seen.ref.handle, count=LAST_WORDS)
+        how = "was never started" if seen.status is InstanceStatus.CREATED else f"ended with exit code {seen.exit_code}"
+        why = " (out of memory)" if seen.is_oom_killed else ""
+        said = f"; its last words: {words}" if words else ""
+        return InstanceExited(f"Instance {seen.ref.instance_id} {how}{why}{said}.")
+
+    async def _wait_until_removed(self, ref: InstanceRef) -> None:
+        try:
+            await self._engine.post(f"/containers/{ref.handle}/wait", params={"condition": "removed"})
+        except EngineRefusal as refusal:
+            if refusal.status != _NOT_FOUND:
+                raise
+
+
+def _create_container(sdk: APIClient, *, name: str, config: dict[str, Any]) -> str:
+    made: dict[str, Any] = sdk.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+    return str(made["Id"])

@@ -1,0 +1,106 @@
+"""What the engine says of containers, read into the values of `model.instance`. Plain functions of its JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cnap_runner.backends.docker.options import SERVER_PORT
+from cnap_runner.model.instance import (
+    LABEL_AGENT,
+    LABEL_GENERATION,
+    LABEL_INSTALL,
+    LABEL_INSTANCE,
+    LABEL_SPEC,
+    InstanceEvent,
+    InstanceEventKind,
+    InstanceRef,
+    InstanceStatus,
+    Observation,
+    ResourceUsage,
+)
+
+_STATUSES = {
+    "created": InstanceStatus.CREATED,
+    "running": InstanceStatus.RUNNING,
+    "restarting": InstanceStatus.RUNNING,
+    "paused": InstanceStatus.PAUSED,
+}
+"""All others (exited, dead, removing) are ended ones."""
+
+EVENT_KINDS = {
+    "start": InstanceEventKind.STARTED,
+    "die": InstanceEventKind.DIED,
+    "oom": InstanceEventKind.OOM,
+    "pause": InstanceEventKind.PAUSED,
+    "unpause": InstanceEventKind.RESUMED,
+    "destroy": InstanceEventKind.REMOVED,
+}
+
+
+def observation(container: Mapping[str, Any]) -> Observation:
+    """Read the answer to ``GET /containers/{id}/json``."""
+    labels: Mapping[str, str] = container["Config"].get("Labels") or {}
+    state: Mapping[str, Any] = container["State"]
+    status = _STATUSES.get(state["Status"], InstanceStatus.EXITED)
+    has_ended = status is InstanceStatus.EXITED
+    return Observation(
+        ref=InstanceRef(instance_id=labels.get(LABEL_INSTANCE, ""), handle=container["Id"]),
+        install_id=labels.get(LABEL_INSTALL, ""),
+        agent_id=labels.get(LABEL_AGENT, ""),
+        generation=int(labels.get(LABEL_GENERATION, "0")),
+        spec_hash=labels.get(LABEL_SPEC, ""),
+        status=status,
+        endpoint=_endpoint(container) if status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED} else None,
+        exit_code=int(state["ExitCode"]) if has_ended else None,
+        is_oom_killed=bool(state.get("OOMKilled")),
+        started_at=_time(state.get("StartedAt")),
+        finished_at=_time(state.get("FinishedAt")) if has_ended else None,
+    )
+
+
+def event(said: Mapping[str, Any]) -> InstanceEvent | None:
+    """Read one message of ``GET /events``; None for those that say nothing new."""
+    kind = EVENT_KINDS.get(said.get("Action", ""))
+    attributes: Mapping[str, str] = said.get("Actor", {}).get("Attributes") or {}
+    if kind is None:
+        return None
+    exit_code = attributes.get("exitCode")
+    return InstanceEvent(
+        kind=kind,
+        instance_id=attributes.get(LABEL_INSTANCE),
+        agent_id=attributes.get(LABEL_AGENT),
+        at=datetime.fromtimestamp(0, UTC) + timedelta(microseconds=int(said["timeNano"]) // 1000),
+        exit_code=int(exit_code) if exit_code is not None else None,
+    )
+
+
+def resource_usage(stats: Mapping[str, Any]) -> ResourceUsage | None:
+    """Read the answer to ``GET /containers/{id}/stats``; None where nothing lives that could be measured."""
+    memory: Mapping[str, Any] = stats.get("memory_stats") or {}
+    if "usage" not in memory:
+        return None
+    details: Mapping[str, int] = memory.get("stats") or {}
+    # The kernel's name for page cache it can take back: cgroup v1 with, v2 without the prefix.
+    reclaimable = details.get("total_inactive_file", details.get("inactive_file", 0))
+    return ResourceUsage(
+        memory_bytes=max(0, int(memory["usage"]) - int(reclaimable)),
+        memory_limit_bytes=int(memory["limit"]) if memory.get("limit") else None,
+        cpu_seconds=int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9,
+        pids=int((stats.get("pids_stats") or {}).get("current", 0)),
+    )
+
+
+def _endpoint(container: Mapping[str, Any]) -> str | None:
+    ports: Mapping[str, Any] = (container.get("NetworkSettings") or {}).get("Ports") or {}
+    for binding in ports.get(SERVER_PORT) or ():
+        return f"http://{binding['HostIp']}:{binding['HostPort']}"
+    return None
+
+
+def _time(text: str | None) -> datetime | None:
+    """Read the engine's time; the year 1 stands for "never"."""
+    if not text or text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(text)
