@@ -20,7 +20,7 @@ from cnap_runner.runner.install import Install, load_key
 from cnap_runner.runner.known import KnownRunners
 from cnap_runner.runner.workspace import folder_error
 from cnap_runner.settings import Settings
-from cnap_runner.store.presence import InstallLock, ManagerLock, is_alive
+from cnap_runner.store.presence import InstallLock, ManagerLock, liveness
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
 
@@ -50,7 +50,7 @@ async def open_install(settings: Settings) -> AsyncIterator[Install]:
     store = SqlStore(data_dir / "runner.db")
     manager_id = new_id("m")
     try:
-        with ManagerLock(data_dir, manager_id):
+        async with ManagerLock(data_dir, manager_id):
             async with InstallLock(data_dir):
                 await store.open()
                 install_id = await store.install_id()
@@ -62,7 +62,7 @@ async def open_install(settings: Settings) -> AsyncIterator[Install]:
                 settings=settings,
                 backend=backend,
                 store=store,
-                is_alive=lambda other: is_alive(data_dir, other),
+                is_alive=liveness(data_dir),
                 redactor=Redactor(),
                 connect=OpenCodeClient,
                 known=KnownRunners(),

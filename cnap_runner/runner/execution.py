@@ -32,7 +32,7 @@ from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
 from cnap_runner.store.base import AgentRow, Wish
 
-WIND_UP_SECONDS = 5
+WIND_UP = timedelta(seconds=5)
 """How long an aborted turn may take to end before its result is written without it. OpenCode aborts within 20 ms."""
 
 _log = structlog.get_logger(__name__)
@@ -82,7 +82,7 @@ class Execution:
             self._refuse_interrupted()
             await self._begin_sending(sendable)
         except BaseException as error:
-            async with shielded(WIND_UP_SECONDS):
+            async with shielded(WIND_UP):
                 await self._end_unsent(error)
             raise
         return await self._send(sendable, deadline=deadline)
@@ -186,9 +186,9 @@ class Execution:
         finally:
             if is_cancelled:
                 active.interrupt(Interruption.ABORTED, "its caller was cancelled")
-                async with shielded(WIND_UP_SECONDS * 2):
+                async with shielded(WIND_UP * 2):
                     await self._finish(await wind_up(active, turn, heard=self._heard), sendable.record)
-        async with shielded(WIND_UP_SECONDS * 2):
+        async with shielded(WIND_UP * 2):
             if end is None:
                 end = await wind_up(active, turn, heard=self._heard)
             result = await self._finish(end, sendable.record)
@@ -236,7 +236,7 @@ class Execution:
 async def wind_up(active: ActiveRun, turn: Turn, *, heard: Sequence[str] = ()) -> TurnEnd:
     """End an interrupted turn on the server, and tell how it ended and what is known of its answer.
 
-    One that turns out to have succeeded meanwhile has succeeded. Takes at most `WIND_UP_SECONDS`.
+    One that turns out to have succeeded meanwhile has succeeded. Takes at most `WIND_UP`.
     """
     outcome, code = _OUTCOMES[active.interruption or Interruption.ABORTED]
     end = TurnEnd(outcome=outcome, output="".join(heard))
@@ -244,12 +244,12 @@ async def wind_up(active: ActiveRun, turn: Turn, *, heard: Sequence[str] = ()) -
     if active.interruption is Interruption.DIED:
         message = f"The agent's instance ended in the middle of the turn: {active.reason}."
     else:
-        with anyio.move_on_after(WIND_UP_SECONDS):
+        with anyio.move_on_after(WIND_UP.total_seconds()):
             try:
                 await turn.abort()
                 end = await turn.follow()
-            except RunnerError as error:
-                _log.warning("abort_failed", run_id=active.run.run_id, error=str(error))
+            except RunnerError as trouble:
+                _log.warning("abort_failed", run_id=active.run.run_id, error=str(trouble))
         if end.outcome is Outcome.SUCCEEDED:
             return end
     error = RunError(code=code, message=message, retryable=active.interruption is not Interruption.ABORTED)

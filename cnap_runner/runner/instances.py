@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -36,7 +37,7 @@ from cnap_runner.runner.readiness import wait_until_ready
 from cnap_runner.runner.workspace import AgentFolders, folder_error
 from cnap_runner.store.base import AgentRow
 
-CLEAN_UP_SECONDS = 15
+CLEAN_UP = timedelta(seconds=15)
 PLACE_POLL_SECONDS = 0.25
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""
@@ -187,7 +188,7 @@ class Instances:
         try:
             live = await self._boot(replace(wanted, environment=given.environment), given)
         except BaseException as error:
-            async with shielded(CLEAN_UP_SECONDS):
+            async with shielded(CLEAN_UP):
                 await self._give_up(record, error)
             raise
         record = record.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())

@@ -90,6 +90,7 @@ class RunnerManager:
         """Make sure of a ready instance. Ready already: nothing happens. Raises as `Runner.run` does before it sends."""
         parts = self._usable()
         await parts.install.store.get_agent(check_id(agent_id))
+        await parts.runs.note_use(agent_id)
         async with parts.leased(agent_id, "start"):
             await parts.instances.ensure(await parts.install.store.get_agent(agent_id))
         return await self.get_runner(agent_id)
@@ -215,7 +216,7 @@ class RunnerManager:
             return
         self._is_closing = True
         parts.tasks.cancel_scope.cancel()
-        async with shielded(parts.install.settings.shutdown_timeout.total_seconds()):
+        async with shielded(parts.install.settings.shutdown_timeout):
             await parts.end()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,7 +46,9 @@ class Parts:
 
         Without an engine the manager opens all the same: what needs none works, and the watch goes on trying.
         """
-        await self.install.store.forget_dead_managers(self.install.is_alive)
+        install = self.install
+        await install.store.register_manager(install.manager_id, pid=os.getpid(), at=install.now())
+        await install.store.forget_dead_managers(install.is_alive)
         try:
             await self._watch.compare()
         except BackendError as error:
@@ -68,19 +71,18 @@ class Parts:
         for active in self.active:
             await active.ended.wait()
         install = self.install
-        unused = await install.store.sign_off(install.manager_id, install.is_alive)
         if install.settings.on_shutdown == "stop":
             limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
             async with anyio.create_task_group() as stops:
-                for agent_id in unused:
+                for agent_id in self.runs.used:
                     stops.start_soon(self._stop_unused, agent_id, limiter)
+        await install.store.sign_off(install.manager_id, install.is_alive)
         await self.instances.aclose()
 
     @asynccontextmanager
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:
         """Have the agent for one change; waits until whoever has it now is done."""
         install = self.install
-        await self.runs.note_use(agent_id)
         while not await install.store.acquire_lease(
             agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
         ):
@@ -110,15 +112,22 @@ class Parts:
         return any(run.place <= wish.upto_place and not self.runs.queue.is_abandoned(run) for run in queue)
 
     async def _stop_unused(self, agent_id: str, limiter: anyio.CapacityLimiter) -> None:
-        install = self.install
         try:
-            async with limiter, self.leased(agent_id, "shutdown"):
-                if await install.store.used_by_others(agent_id, install.manager_id, install.is_alive):
+            async with limiter:
+                await self._stop_if_unused(agent_id)
+        except RunnerError as error:
+            _log.warning("stop_failed", agent_id=agent_id, error=str(error))
+
+    async def _stop_if_unused(self, agent_id: str) -> None:
+        """Of several managers that end at the same time, the last one that used the agent stops it."""
+        install = self.install
+        if await install.store.end_use(install.manager_id, agent_id, install.is_alive):
+            async with self.leased(agent_id, "shutdown"):
+                # Somebody may have begun to use it while the lease was waited for.
+                if not await install.store.end_use(install.manager_id, agent_id, install.is_alive):
                     return
                 row = await install.store.get_agent(agent_id)
                 await self.instances.end(row.runner, reason="the manager that used it ended")
-        except RunnerError as error:
-            _log.warning("stop_failed", agent_id=agent_id, error=str(error))
 
     async def _keep(self, name: str, loop: Any) -> None:
         await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))

@@ -34,7 +34,8 @@ class Runs:
         self._install = install
         self._instances = instances
         self.active = active
-        self._used: set[str] = set()
+        self.used: set[str] = set()
+        """Agents this manager uses."""
         self.queue = TurnQueue(install, active, Settlement(install, instances, active).settle)
 
     async def run(self, agent_id: str, request: RunRequest, audience: Audience) -> RunResult:
@@ -59,9 +60,9 @@ class Runs:
 
     async def note_use(self, agent_id: str) -> None:
         """Remember that this manager uses the agent: at its end it stops those that nobody else uses."""
-        if agent_id not in self._used:
+        if agent_id not in self.used:
             await self._install.store.note_use(self._install.manager_id, agent_id)
-            self._used.add(agent_id)
+            self.used.add(agent_id)
 
     async def end_all(self, agent_id: str, kind: WishKind, *, task_id: str | None = None) -> Wish:
         """Make all unfinished runs of an agent (or of one task) end, whoever drives them; return the wish.

@@ -124,8 +124,11 @@ class Settlement:
         active.instance_id, active.interruption = live.ref.instance_id, None
         used = self._install.now() - (run.sent_at or run.created_at)
         left = max(self._install.settings.max_run_time - used, timedelta(seconds=1))
+        end: TurnEnd | None = None
         with active.interruptible(anyio.current_time() + left.total_seconds()):
-            return await turn.follow()
+            end = await turn.follow()
+        if end is not None:
+            return end
         if active.interruption is Interruption.DIED:
             raise ServerUnreachable("The instance ended while its session was read.")
         return await wind_up(active, turn)

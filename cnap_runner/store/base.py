@@ -127,6 +127,10 @@ class Store(ABC):
         """Remember that this manager uses the agent. Idempotent."""
 
     @abstractmethod
+    async def end_use(self, manager_id: str, agent_id: str, is_alive: IsAlive) -> bool:
+        """Forget that this manager uses the agent, and tell whether no other living manager uses it. Idempotent."""
+
+    @abstractmethod
     async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
         """Drop the manager's row, leases and uses; return the agents it used that no other living manager uses."""
 
@@ -231,11 +235,18 @@ class Store(ABC):
 
     @abstractmethod
     async def mark_sending(
-        self, run: RunRecord, *, session_id: str, instance_id: str, after_message_id: str | None, at: datetime
+        self,
+        run: RunRecord,
+        *,
+        session_id: str,
+        instance_id: str,
+        after_message_id: str | None,
+        runner: RunnerRecord | None = None,
+        at: datetime,
     ) -> RunRecord | Wish:
         """Go from starting to sending, unless a wish means this run: then nothing changes and the wish is returned.
 
-        Needs the lease, else `LeaseLost`.
+        ``runner``, where given, replaces the agent's runner record as `finish_run` does. Needs the lease, else `LeaseLost`.
         """
 
     @abstractmethod

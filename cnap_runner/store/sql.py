@@ -66,6 +66,10 @@ class SqlStore(Store):
         await self._database.write_relaxed(managers.note_use, manager_id, agent_id)
 
     @override
+    async def end_use(self, manager_id: str, agent_id: str, is_alive: IsAlive) -> bool:
+        return await self._database.write_relaxed(managers.end_use, manager_id, agent_id, is_alive)
+
+    @override
     async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
         return await self._database.write_relaxed(managers.sign_off, manager_id, is_alive)
 
@@ -157,7 +161,14 @@ class SqlStore(Store):
 
     @override
     async def mark_sending(
-        self, run: RunRecord, *, session_id: str, instance_id: str, after_message_id: str | None, at: datetime
+        self,
+        run: RunRecord,
+        *,
+        session_id: str,
+        instance_id: str,
+        after_message_id: str | None,
+        runner: RunnerRecord | None = None,
+        at: datetime,
     ) -> RunRecord | Wish:
         columns = {
             "session_id": session_id,
@@ -165,7 +176,7 @@ class SqlStore(Store):
             "after_message_id": after_message_id,
             "sent_at": to_micros(at),
         }
-        return await self._database.write(ledger.mark_sending, run, columns)
+        return await self._database.write(ledger.mark_sending, run, columns, runner=runner)
 
     @override
     async def mark_running(self, run: RunRecord) -> tuple[RunRecord, list[Wish]]:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -46,7 +46,7 @@ def connect(path: Path, mode: Mode, *, busy_timeout: timedelta, foreign_keys: bo
             raw.execute(f"PRAGMA {name} = {value}")
 
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
+        _raw(connection).execute("BEGIN IMMEDIATE" if mode == "write" else "BEGIN")
 
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", begin)
@@ -64,9 +64,11 @@ def set_durable(connection: sa.Connection, *, durable: bool) -> None:
 
     Whichever it is, what was committed survives the death of the process, and a power loss never tears or reorders commits.
     """
-    raw = connection.connection.driver_connection
-    if raw is not None:
-        raw.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+    _raw(connection).execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+
+
+def _raw(connection: sa.Connection) -> sqlite3.Connection:
+    return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
 def translate(error: sa.exc.DBAPIError | sqlite3.Error) -> StoreError:

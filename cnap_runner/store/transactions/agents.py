@@ -99,6 +99,7 @@ _NOTE_DEATH = (
     )
 )
 _TURN_ENDED = agents.update().where(_AGENT).values(last_active_at=sa.bindparam("last_active_at"))
+_SAVE_IF_ALIVE = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE)
 _TURN_ENDED_WELL = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE).values(last_active_at=sa.bindparam("last_active_at"))
 
 
@@ -130,6 +131,11 @@ def note_death(tx: sa.Connection, agent_id: str, instance_id: str, *, reason: st
     death = runner_values(RunnerRecord(agent_id, reason=reason, changed_at=at))
     values = {name: death[name] for name in ("reason", "changed_at")}
     return tx.execute(_NOTE_DEATH, {"of_agent": agent_id, "same_instance": instance_id, **values}).rowcount > 0
+
+
+def save_if_alive(tx: sa.Connection, record: RunnerRecord, manager_id: str) -> None:
+    """Replace a record, unless its instance is not the present one or was seen to die."""
+    tx.execute(_SAVE_IF_ALIVE, {**_saving(record, manager_id), "same_instance": record.instance_id})
 
 
 def note_turn_end(tx: sa.Connection, agent_id: str, owner: str, runner: RunnerRecord | None, at: datetime) -> None:

@@ -9,6 +9,7 @@ from cnap_runner.store.codec import lease_from_row, to_micros
 from cnap_runner.store.schema import leases
 
 _OF_AGENT = sa.select(leases).where(leases.c.agent_id == sa.bindparam("agent_id"))
+_TAKE = leases.insert()
 _RELEASE = leases.delete().where(
     leases.c.agent_id == sa.bindparam("of_agent"), leases.c.manager_id == sa.bindparam("by_manager")
 )
@@ -33,13 +34,30 @@ def acquire(tx: sa.Connection, wanted: Lease, is_alive: IsAlive) -> bool:
         if is_alive(present.manager_id):
             return False
         release(tx, present.agent_id, present.manager_id)
+    take(tx, wanted)
+    return True
+
+
+def take(tx: sa.Connection, wanted: Lease) -> None:
+    """Write a lease where there is none."""
     row = {
         "agent_id": wanted.agent_id,
         "manager_id": wanted.manager_id,
         "purpose": wanted.purpose,
         "acquired_at": to_micros(wanted.acquired_at),
     }
-    tx.execute(leases.insert(), row)
+    tx.execute(_TAKE, row)
+
+
+def drop_if_void(tx: sa.Connection, wanted: Lease, is_alive: IsAlive) -> bool:
+    """Drop a dead manager's lease, or the very one that is wanted (`take_over` gave it); tell whether there was such a one."""
+    present = get(tx, wanted.agent_id)
+    if present is None:
+        return False
+    is_wanted = (present.manager_id, present.purpose) == (wanted.manager_id, wanted.purpose)
+    if not is_wanted and is_alive(present.manager_id):
+        return False
+    release(tx, present.agent_id, present.manager_id)
     return True
 
 
@@ -56,3 +74,8 @@ def release_run(tx: sa.Connection, agent_id: str, manager_id: str, run_id: str) 
 def is_held(agent_id: sa.ColumnElement[str], manager_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
     """Condition: this manager has this agent's lease."""
     return sa.exists().where(leases.c.agent_id == agent_id, leases.c.manager_id == manager_id)
+
+
+def is_taken(agent_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    """Condition: somebody, dead or alive, has this agent's lease."""
+    return sa.exists().where(leases.c.agent_id == agent_id)

@@ -59,15 +59,12 @@ def list_newest(
 
 def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
     """From queued to starting, with the lease, if the entry is the head; raises `LeaseLost`."""
-    head = _head(tx, run.agent_id)
-    if head is None or head.place != run.place:
+    wanted = Lease(run.agent_id, run.owner, leases.purpose_of_run(run.run_id), at)
+    if not tx.execute(_CLAIM, _key(run)).rowcount:
         _check(tx, run, RunState.QUEUED)
-        return False
-    if (head.state, head.owner) != (RunState.QUEUED, run.owner):
-        raise _lost(run)
-    if not _lease_for(tx, run, run.owner, at=at, is_alive=is_alive):
-        return False
-    tx.execute(_CLAIM, _key(run))
+        if not (leases.drop_if_void(tx, wanted, is_alive) and tx.execute(_CLAIM, _key(run)).rowcount):
+            return False
+    leases.take(tx, wanted)
     return True
 
 
@@ -78,15 +75,19 @@ def take_over(
     head = _head(tx, run.agent_id)
     if head is None or head.place != run.place or is_alive(head.owner):
         return None
-    if not _lease_for(tx, run, manager_id, at=at, is_alive=is_alive):
+    if not leases.acquire(tx, Lease(run.agent_id, manager_id, leases.purpose_of_run(run.run_id), at), is_alive):
         return None
     return run_from_row(tx.execute(_TAKE_OVER, {"at_place": run.place, "new_owner": manager_id}).one())
 
 
-def mark_sending(tx: sa.Connection, run: RunRecord, values: dict[str, Any]) -> RunRecord | Wish:
+def mark_sending(
+    tx: sa.Connection, run: RunRecord, values: dict[str, Any], *, runner: RunnerRecord | None
+) -> RunRecord | Wish:
     """From starting to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
     row = tx.execute(_SEND, {**_key(run), **values}).first()
     if row is not None:
+        if runner is not None:
+            agents.save_if_alive(tx, runner, run.owner)
         return run_from_row(row)
     _check(tx, run, RunState.STARTING)
     lease = leases.get(tx, run.agent_id)
@@ -115,7 +116,19 @@ def finish(
     return run_from_row(row)
 
 
-_CLAIM = runs.update().where(_MINE).values(state=RunState.STARTING.value)
+_earlier = runs.alias("earlier")
+_IS_HEAD = ~(
+    sa.exists().where(
+        _earlier.c.agent_id == runs.c.agent_id,
+        _earlier.c.place < runs.c.place,
+        _earlier.c.state != sa.literal_column("'ended'"),
+    )
+)
+_CLAIM = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.QUEUED.value, _IS_HEAD, ~leases.is_taken(runs.c.agent_id))
+    .values(state=RunState.STARTING.value)
+)
 _TAKE_OVER = runs.update().where(_AT).values(owner=sa.bindparam("new_owner")).returning(runs)
 _SEND = (
     runs.update()
@@ -161,12 +174,3 @@ def _check(tx: sa.Connection, run: RunRecord, state: RunState) -> None:
 
 def _lost(run: RunRecord) -> LeaseLost:
     return LeaseLost(f"Run {run.run_id} is not {run.owner}'s any more, or not in the state it was believed to be in.")
-
-
-def _lease_for(tx: sa.Connection, run: RunRecord, manager_id: str, *, at: datetime, is_alive: IsAlive) -> bool:
-    """Take the agent's lease for driving a run; had for it already, by `take_over`, is as good."""
-    wanted = Lease(run.agent_id, manager_id, leases.purpose_of_run(run.run_id), at)
-    if leases.acquire(tx, wanted, is_alive):
-        return True
-    present = leases.get(tx, run.agent_id)
-    return present is not None and (present.manager_id, present.purpose) == (manager_id, wanted.purpose)

@@ -47,16 +47,34 @@ _USES = (
     .where(agent_uses.c.manager_id == sa.bindparam("manager_id"))
     .order_by(agent_uses.c.agent_id)
 )
-_IS_USED = sa.select(sa.literal(1)).where(
-    agent_uses.c.manager_id == sa.bindparam("manager_id"), agent_uses.c.agent_id == sa.bindparam("agent_id")
+_NOTE_USE = agent_uses.insert().from_select(
+    ["manager_id", "agent_id"],
+    sa.select(sa.bindparam("manager_id", type_=sa.Text), sa.bindparam("agent_id", type_=sa.Text)).where(
+        ~sa.exists().where(
+            agent_uses.c.manager_id == sa.bindparam("manager_id"), agent_uses.c.agent_id == sa.bindparam("agent_id")
+        )
+    ),
 )
 
 
 def note_use(tx: sa.Connection, manager_id: str, agent_id: str) -> None:
     """Remember that a manager uses an agent, once."""
-    use = {"manager_id": manager_id, "agent_id": agent_id}
-    if tx.execute(_IS_USED, use).first() is None:
-        tx.execute(agent_uses.insert(), use)
+    tx.execute(_NOTE_USE, {"manager_id": manager_id, "agent_id": agent_id})
+
+
+_OTHER_USERS = sa.select(agent_uses.c.manager_id).where(
+    agent_uses.c.agent_id == sa.bindparam("agent_id"), agent_uses.c.manager_id != sa.bindparam("manager_id")
+)
+_END_USE = agent_uses.delete().where(
+    agent_uses.c.manager_id == sa.bindparam("by_manager"), agent_uses.c.agent_id == sa.bindparam("of_agent")
+)
+
+
+def end_use(tx: sa.Connection, manager_id: str, agent_id: str, is_alive: IsAlive) -> bool:
+    """Drop one use; tell whether no other living manager uses the agent."""
+    tx.execute(_END_USE, {"by_manager": manager_id, "of_agent": agent_id})
+    others = tx.execute(_OTHER_USERS, {"manager_id": manager_id, "agent_id": agent_id}).scalars().all()
+    return not any(is_alive(other) for other in others)
 
 
 def sign_off(tx: sa.Connection, manager_id: str, is_alive: IsAlive) -> list[str]:
