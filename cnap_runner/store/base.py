@@ -5,8 +5,8 @@ Promises that hold for every method:
 - Each is one transaction; one that decides (capacity, queue place, lease, key) holds the write lock from its first read.
 - An entry's owner and state are compared before it is changed; `LeaseLost` when they are not what the caller believes.
 - It never blocks the event loop, and no lock is held while something else is awaited.
-- ``is_alive`` arguments tell whether a manager's process still lives; they are called inside the transaction, must not block,
-  and must not raise. A manager that is not alive owns nothing: its leases are void.
+- ``is_alive`` arguments tell whether a manager's process still lives; they are called inside the transaction, maybe in another
+  thread, must not block, and must not raise. A manager that is not alive owns nothing: its leases are void.
 - `StoreBusy` may come from any method.
 
 A run's owner may be dead. `Store` never ends such an entry by itself: `take_over` gives it to a living manager, which finds out
@@ -134,6 +134,10 @@ class Store(ABC):
     async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
         """Drop the manager's row, leases and uses; return the agents it used that no other living manager uses."""
 
+    @abstractmethod
+    async def used_by_others(self, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
+        """Tell whether a living manager other than this one uses the agent."""
+
     # --- agents -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -168,7 +172,11 @@ class Store(ABC):
 
     @abstractmethod
     async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:
-        """Replace an agent's runner record. The manager must hold the agent's lease, else `LeaseLost`."""
+        """Replace an agent's runner record. The manager must hold the agent's lease, else `LeaseLost`.
+
+        A death noted meanwhile is not overwritten: where the present record is ``failed``, of the same instance, and the new status
+        may not follow that, `InvalidTransition` is raised.
+        """
 
     @abstractmethod
     async def note_death(self, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
@@ -259,8 +267,8 @@ class Store(ABC):
     ) -> RunRecord:
         """End an entry with its result, give back its owner's lease if held for it, and set the agent's ``last_active_at``, all at once.
 
-        ``runner``, where given, replaces the agent's runner record as `save_runner` would, but only if its present instance is still
-        the same and its status is not failed. Ended already: raises `LeaseLost`.
+        ``runner``, where given, replaces the agent's runner record, but only if the owner has the lease, the present instance is still
+        the same, and its status is not failed. Ended already, or another's: raises `LeaseLost`.
         """
 
     @abstractmethod

@@ -38,9 +38,12 @@ def _moment(micros: int | None) -> datetime | None:
 
 
 def spec_to_text(spec: AgentSpec) -> str:
-    """JSON of a spec; durations as seconds, since that is a spelling the spec itself reads. Raises `InvalidInput`."""
+    """JSON of what was given in a spec; durations as seconds, since that is a spelling the spec reads. Raises `InvalidInput`.
+
+    What was left out stays left out: it costs nothing to read, and follows the defaults of the version that reads it.
+    """
     try:
-        return to_json(spec.model_dump(by_alias=True), timedelta_mode="float").decode()
+        return to_json(spec.model_dump(by_alias=True, exclude_unset=True), timedelta_mode="float").decode()
     except PydanticSerializationError as error:
         raise InvalidInput(f"agent {spec.agent_id}: its settings hold something JSON cannot ({error}).") from None
 

@@ -52,7 +52,7 @@ agents = sa.Table(
 agent_uses = sa.Table(
     "agent_uses",
     metadata,
-    sa.Column("manager_id", sa.ForeignKey("managers.manager_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("manager_id", sa.Text, primary_key=True),
     sa.Column("agent_id", sa.Text, primary_key=True),
 )
 
@@ -60,11 +60,12 @@ leases = sa.Table(
     "leases",
     metadata,
     sa.Column("agent_id", sa.Text, primary_key=True),
-    sa.Column("manager_id", sa.ForeignKey("managers.manager_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("manager_id", sa.Text, nullable=False),
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("acquired_at", sa.BigInteger, nullable=False),
 )
-"""One row per agent at most. Does not refer to ``agents``: whoever erases an agent keeps its lease until its folders are gone."""
+"""One row per agent at most. Refers neither to ``agents``, for whoever erases an agent keeps its lease until its folders are gone, nor
+to ``managers``, for one that signed off still takes leases to stop what it used. Whether the holder lives is all that counts."""
 
 wishes = sa.Table(
     "wishes",

@@ -87,7 +87,7 @@ def mark_sending(
     row = tx.execute(_SEND, {**_key(run), **values}).first()
     if row is not None:
         if runner is not None:
-            agents.save_if_alive(tx, runner, run.owner)
+            agents.save_runner(tx, runner, manager_id=run.owner)
         return run_from_row(row)
     _check(tx, run, RunState.STARTING)
     lease = leases.get(tx, run.agent_id)

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from cnap_runner.store.base import IsAlive
 from cnap_runner.store.codec import to_micros
-from cnap_runner.store.schema import agent_uses, install, managers
+from cnap_runner.store.schema import agent_uses, install, leases, managers
 
+_TABLES = (managers, agent_uses, leases)
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
 
 
@@ -35,8 +36,9 @@ def register(tx: sa.Connection, manager_id: str, *, pid: int, at: datetime) -> N
 
 
 def forget_dead(tx: sa.Connection, is_alive: IsAlive) -> list[str]:
-    """Drop the dead ones' rows; their leases and uses go with them."""
-    dead = [known for known in tx.execute(sa.select(managers.c.manager_id)).scalars() if not is_alive(known)]
+    """Drop rows, leases and uses of managers that do not live, also of those that signed off before."""
+    named = sa.union(*(sa.select(table.c.manager_id) for table in _TABLES)).order_by("manager_id")
+    dead = [known for known in tx.execute(named).scalars() if not is_alive(known)]
     for manager_id in dead:
         _drop(tx, manager_id)
     return dead
@@ -46,6 +48,9 @@ _USES = (
     sa.select(agent_uses.c.agent_id)
     .where(agent_uses.c.manager_id == sa.bindparam("manager_id"))
     .order_by(agent_uses.c.agent_id)
+)
+_USERS = sa.select(agent_uses.c.manager_id).where(
+    agent_uses.c.agent_id == sa.bindparam("agent_id"), agent_uses.c.manager_id != sa.bindparam("manager_id")
 )
 _NOTE_USE = agent_uses.insert().from_select(
     ["manager_id", "agent_id"],
@@ -77,17 +82,20 @@ def end_use(tx: sa.Connection, manager_id: str, agent_id: str, is_alive: IsAlive
     return not any(is_alive(other) for other in others)
 
 
+def used_by_others(tx: sa.Connection, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
+    """Whether another living manager uses an agent."""
+    users = tx.execute(_USERS, {"agent_id": agent_id, "manager_id": manager_id}).scalars().all()
+    return any(is_alive(user) for user in users)
+
+
 def sign_off(tx: sa.Connection, manager_id: str, is_alive: IsAlive) -> list[str]:
-    """Drop a manager's row; return the agents it used that no other living one uses."""
+    """Drop a manager's row, leases and uses; return the agents it used that no other living one uses."""
     used = tx.execute(_USES, {"manager_id": manager_id}).scalars().all()
-    others = tx.execute(sa.select(managers.c.manager_id).where(managers.c.manager_id != manager_id)).scalars().all()
-    kept: set[str] = set()
-    for other in others:
-        if is_alive(other):
-            kept.update(tx.execute(_USES, {"manager_id": other}).scalars())
+    unused = [agent_id for agent_id in used if not used_by_others(tx, agent_id, manager_id, is_alive)]
     _drop(tx, manager_id)
-    return [agent_id for agent_id in used if agent_id not in kept]
+    return unused
 
 
 def _drop(tx: sa.Connection, manager_id: str) -> None:
-    tx.execute(managers.delete().where(managers.c.manager_id == manager_id))
+    for table in _TABLES:
+        tx.execute(table.delete().where(table.c.manager_id == manager_id))

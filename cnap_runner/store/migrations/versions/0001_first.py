@@ -54,16 +54,15 @@ def _agents() -> None:
 
 
 def _leases_and_wishes() -> None:
-    manager = "managers.manager_id"
     op.create_table(
         "agent_uses",
-        sa.Column("manager_id", sa.Text, sa.ForeignKey(manager, ondelete="CASCADE"), primary_key=True),
+        sa.Column("manager_id", sa.Text, primary_key=True),
         sa.Column("agent_id", sa.Text, primary_key=True),
     )
     op.create_table(
         "leases",
         sa.Column("agent_id", sa.Text, primary_key=True),
-        sa.Column("manager_id", sa.Text, sa.ForeignKey(manager, ondelete="CASCADE"), nullable=False),
+        sa.Column("manager_id", sa.Text, nullable=False),
         sa.Column("purpose", sa.Text, nullable=False),
         sa.Column("acquired_at", sa.BigInteger, nullable=False),
     )
