@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from cnap_runner.backends.base import Backend
 from cnap_runner.errors import InvalidInput
-from cnap_runner.image.assets import asset_folder
+from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
@@ -91,7 +91,7 @@ def make_backend(settings: Settings) -> Backend:
 def load_template(data_dir: Path) -> dict[str, Any]:
     """Read the template of OpenCode's settings: the one under the data folder's ``configs/`` where there is one, else ours."""
     own = data_dir / "configs" / TEMPLATE
-    path = own if own.is_file() else asset_folder("configs") / TEMPLATE
+    path = own if own.is_file() else config_templates() / TEMPLATE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

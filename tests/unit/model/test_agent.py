@@ -1,0 +1,113 @@
+"""AgentSpec: frozen, strict, one clear error."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnap_runner.errors import InvalidInput, NotSupportedYet
+from cnap_runner.model.agent import AgentSpec, Life, Resources, refuse_unbuilt
+from cnap_runner.model.durations import parse_duration
+
+
+def spec(**fields: Any) -> AgentSpec:
+    return AgentSpec(**{"agent_id": "alice", "model": "scripted/demo", **fields})
+
+
+def test_nested_values_may_be_plain_dictionaries() -> None:
+    """YAML and the API give dictionaries; they make the same spec."""
+    assert spec(resources={"memory_mb": 1024}) == spec(resources=Resources(memory_mb=1024))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("90s", 90), ("5m", 300), ("1h30m", 5400), (90, 90), ("90", 90), (timedelta(days=1), 86400)]
+)
+def test_durations_have_three_spellings(value: Any, seconds: int) -> None:
+    """A timedelta, a number of seconds and text mean the same."""
+    assert Life(max_run_time=value).max_run_time == timedelta(seconds=seconds)
+
+
+@given(st.timedeltas(min_value=timedelta(milliseconds=1), max_value=timedelta(days=1000)))
+def test_a_timedelta_passes_through(value: timedelta) -> None:
+    """A duration given as one is not changed."""
+    assert parse_duration(value) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "finding"),
+    [
+        ({"agent_id": "../x"}, "agent_id: '../x' is not an id"),
+        ({"model": "gpt"}, "model: 'gpt' is not a model"),
+        ({"model": "a/ b"}, "is not a model"),
+        ({"modle": "x"}, "modle: there is no such field"),
+        ({"resources": {"memory_mb": 100}}, "resources: Resources: memory_mb"),
+        ({"resources": {"memory": 100}}, "memory: there is no such field"),
+        ({"life": {"max_run_time": "soon"}}, "'soon' is not a duration"),
+        ({"life": {"max_run_time": 0}}, "max_run_time"),
+        ({"labels": {"cnap.agent.id": "x"}}, "names under 'cnap.' are ours"),
+    ],
+)
+def test_bad_fields_are_named(fields: dict[str, Any], finding: str) -> None:
+    """One error, ours, says which field is wrong and why."""
+    with pytest.raises(InvalidInput) as caught:
+        spec(**fields)
+    assert finding in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_errors_do_not_repeat_values() -> None:
+    """A value may be a secret; the error tells the field, not the value."""
+    with pytest.raises(InvalidInput) as caught:
+        spec(opencode="sk-very-secret")
+    assert "sk-very-secret" not in str(caught.value)
+
+
+def test_a_spec_is_frozen() -> None:
+    """What others hold cannot be changed under them."""
+    with pytest.raises(Exception, match="frozen"):
+        spec().agent_id = "bob"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": "python:3.12"},
+        {"mcp": {"x": {}}},
+        {"secrets": {"KEY": "env:KEY"}},
+        {"resources": {"disk_mb": 10}},
+        {"runtime": "runsc"},
+        {"workspace": {"copy": "/src"}},
+        {"egress": {"mode": "none"}},
+        {"answers": {"permissions": {"*": "ask"}}},
+        {"life": {"pause_after": "5m"}},
+        {"life": {"idle_timeout": "5m"}},
+        {"life": {"max_age": "5m"}},
+    ],
+)
+def test_what_is_not_built_is_refused_never_ignored(fields: dict[str, Any]) -> None:
+    """A field without an effect yet is an error that names it."""
+    with pytest.raises(NotSupportedYet, match=rf"AgentSpec\.{next(iter(fields))}"):
+        refuse_unbuilt(spec(**fields))
+
+
+def test_what_is_built_passes() -> None:
+    """A spec that uses only what works is taken."""
+    refuse_unbuilt(
+        spec(system_prompt="Be brief.", resources={"cpus": 1.5}, life={"max_run_time": "10m"}, labels={"team": "a"})
+    )
+
+
+@given(
+    st.builds(
+        spec,
+        system_prompt=st.none() | st.text(max_size=50),
+        opencode=st.dictionaries(st.text(max_size=10), st.integers() | st.text(max_size=10), max_size=3),
+        trust_workspace_config=st.booleans(),
+    )
+)
+def test_a_spec_survives_json(value: AgentSpec) -> None:
+    """What is stored is what was given."""
+    assert AgentSpec.parse(json.loads(value.model_dump_json(by_alias=True))) == value

@@ -1,0 +1,57 @@
+"""Settings come from arguments, variables and a file, and are checked."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cnap_runner.errors import InvalidInput
+from cnap_runner.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"CNAP_RUNNER_{name.upper()}", raising=False)
+
+
+def test_arguments_win_over_variables_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearer to the call, the stronger."""
+    (tmp_path / "cnap-runner.toml").write_text('image = "file"\nmax_containers = 3\ncpus = 1.0\n')
+    monkeypatch.setenv("CNAP_RUNNER_IMAGE", "variable")
+    monkeypatch.setenv("CNAP_RUNNER_MAX_CONTAINERS", "4")
+    settings = Settings(image="argument")
+    assert (settings.image, settings.max_containers, settings.cpus) == ("argument", 4, 1.0)
+
+
+def test_durations_are_read_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``CNAP_RUNNER_STOP_TIMEOUT=1m30s`` means what it says."""
+    monkeypatch.setenv("CNAP_RUNNER_STOP_TIMEOUT", "1m30s")
+    assert Settings().stop_timeout == timedelta(seconds=90)
+
+
+def test_the_data_folder_is_absolute(tmp_path: Path) -> None:
+    """An engine needs absolute paths, and a later change of folder must not move the install."""
+    assert Settings(data_dir="x").data_dir == tmp_path / "x"
+
+
+@pytest.mark.parametrize("fields", [{"max_containers": 0}, {"memory_mb": 100}, {"backend": "vm"}, {"no_such": 1}])
+def test_bad_settings_are_named(fields: dict[str, object]) -> None:
+    """One error of ours names the field."""
+    with pytest.raises(InvalidInput, match=next(iter(fields))):
+        Settings(**fields)
+
+
+def test_a_missing_file_that_was_named_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name given on purpose is not passed over."""
+    monkeypatch.setenv("CNAP_RUNNER_CONFIG", "nowhere.toml")
+    with pytest.raises(InvalidInput, match=r"nowhere\.toml"):
+        Settings()
+
+
+def test_an_unknown_name_in_the_file_is_an_error(tmp_path: Path) -> None:
+    """A misspelt name would otherwise have no effect in silence."""
+    (tmp_path / "cnap-runner.toml").write_text("max_container = 3\n")
+    with pytest.raises(InvalidInput, match="max_container"):
+        Settings()
