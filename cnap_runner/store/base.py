@@ -134,10 +134,6 @@ class Store(ABC):
     async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
         """Drop the manager's row, leases and uses; return the agents it used that no other living manager uses."""
 
-    @abstractmethod
-    async def used_by_others(self, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
-        """Tell whether a living manager other than this one uses the agent."""
-
     # --- agents -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -175,7 +171,7 @@ class Store(ABC):
         """Replace an agent's runner record. The manager must hold the agent's lease, else `LeaseLost`.
 
         A death noted meanwhile is not overwritten: where the present record is ``failed``, of the same instance, and the new status
-        may not follow that, `InvalidTransition` is raised.
+        may not follow that, `InstanceExited` is raised.
         """
 
     @abstractmethod
@@ -254,7 +250,8 @@ class Store(ABC):
     ) -> RunRecord | Wish:
         """Go from starting to sending, unless a wish means this run: then nothing changes and the wish is returned.
 
-        ``runner``, where given, replaces the agent's runner record as `finish_run` does. Needs the lease, else `LeaseLost`.
+        Needs the lease, else `LeaseLost`. ``runner``, where given, replaces the agent's runner record as `save_runner` does, and where
+        that raises nothing changes. Survives a power loss once it returned.
         """
 
     @abstractmethod

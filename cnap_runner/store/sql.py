@@ -73,10 +73,6 @@ class SqlStore(Store):
     async def sign_off(self, manager_id: str, is_alive: IsAlive) -> list[str]:
         return await self._database.write_relaxed(managers.sign_off, manager_id, is_alive)
 
-    @override
-    async def used_by_others(self, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
-        return await self._database.read(managers.used_by_others, agent_id, manager_id, is_alive)
-
     # --- agents -----------------------------------------------------------------------------------------------------
 
     @override

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cnap_runner.errors import InvalidTransition, LeaseLost, RunnerNotFound
+from cnap_runner.errors import InstanceExited, LeaseLost, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow
@@ -99,7 +99,6 @@ _NOTE_DEATH = (
     )
 )
 _TURN_ENDED = agents.update().where(_AGENT).values(last_active_at=sa.bindparam("last_active_at"))
-_SAVE_IF_ALIVE = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE)
 _TURN_ENDED_WELL = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE).values(last_active_at=sa.bindparam("last_active_at"))
 
 
@@ -112,7 +111,7 @@ def reserve_start(tx: sa.Connection, record: RunnerRecord, *, manager_id: str, m
 
 
 def save_runner(tx: sa.Connection, record: RunnerRecord, *, manager_id: str) -> None:
-    """Replace a record; raises `LeaseLost`, or `InvalidTransition` where it denies a death already noted."""
+    """Replace a record; raises `LeaseLost`, or `InstanceExited` where it denies a death already noted."""
     statement = _SAVE if record.status in _MAY_FOLLOW_DEATH else _SAVE_UNLESS_DEAD
     values = _saving(record, manager_id)
     if statement is _SAVE_UNLESS_DEAD:
@@ -121,9 +120,7 @@ def save_runner(tx: sa.Connection, record: RunnerRecord, *, manager_id: str) -> 
         return
     _check_leased(tx, record.agent_id, manager_id)
     present = runner_from_row(tx.execute(sa.select(agents).where(_AGENT), {"of_agent": record.agent_id}).one())
-    raise InvalidTransition(
-        f"The instance of agent {record.agent_id} has ended: {present.reason or 'nobody knows why'}."
-    )
+    raise InstanceExited(f"The instance of agent {record.agent_id} has ended: {present.reason or 'nobody knows why'}.")
 
 
 def note_death(tx: sa.Connection, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
@@ -131,11 +128,6 @@ def note_death(tx: sa.Connection, agent_id: str, instance_id: str, *, reason: st
     death = runner_values(RunnerRecord(agent_id, reason=reason, changed_at=at))
     values = {name: death[name] for name in ("reason", "changed_at")}
     return tx.execute(_NOTE_DEATH, {"of_agent": agent_id, "same_instance": instance_id, **values}).rowcount > 0
-
-
-def save_if_alive(tx: sa.Connection, record: RunnerRecord, manager_id: str) -> None:
-    """Replace a record, unless its instance is not the present one or was seen to die."""
-    tx.execute(_SAVE_IF_ALIVE, {**_saving(record, manager_id), "same_instance": record.instance_id})
 
 
 def note_turn_end(tx: sa.Connection, agent_id: str, owner: str, runner: RunnerRecord | None, at: datetime) -> None:

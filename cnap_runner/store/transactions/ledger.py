@@ -57,6 +57,47 @@ def list_newest(
 # --- the turn ---------------------------------------------------------------------------------------------------------
 
 
+_earlier = runs.alias("earlier")
+_IS_HEAD = ~(
+    sa.exists().where(
+        _earlier.c.agent_id == runs.c.agent_id,
+        _earlier.c.place < runs.c.place,
+        _earlier.c.state != sa.literal_column("'ended'"),
+    )
+)
+_CLAIM = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.QUEUED.value, _IS_HEAD, ~leases.is_taken(runs.c.agent_id))
+    .values(state=RunState.STARTING.value)
+)
+_TAKE_OVER = runs.update().where(_AT).values(owner=sa.bindparam("new_owner")).returning(runs)
+_SEND = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.STARTING.value)
+    .where(leases.is_held(runs.c.agent_id, runs.c.owner), ~wishes.means_run)
+    .values(
+        state=RunState.SENDING.value,
+        session_id=sa.bindparam("session_id"),
+        instance_id=sa.bindparam("instance_id"),
+        after_message_id=sa.bindparam("after_message_id"),
+        sent_at=sa.bindparam("sent_at"),
+    )
+    .returning(runs)
+)
+_RUN = (
+    runs.update()
+    .where(_MINE, runs.c.state == RunState.SENDING.value)
+    .values(state=RunState.RUNNING.value)
+    .returning(runs)
+)
+_END = (
+    runs.update()
+    .where(_MINE, unfinished)
+    .values(state=RunState.ENDED.value, ended_at=sa.bindparam("ended_at"), result=sa.bindparam("result"))
+    .returning(runs)
+)
+
+
 def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
     """From queued to starting, with the lease, if the entry is the head; raises `LeaseLost`."""
     wanted = Lease(run.agent_id, run.owner, leases.purpose_of_run(run.run_id), at)
@@ -114,47 +155,6 @@ def finish(
     agents.note_turn_end(tx, run.agent_id, run.owner, runner, at)
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
     return run_from_row(row)
-
-
-_earlier = runs.alias("earlier")
-_IS_HEAD = ~(
-    sa.exists().where(
-        _earlier.c.agent_id == runs.c.agent_id,
-        _earlier.c.place < runs.c.place,
-        _earlier.c.state != sa.literal_column("'ended'"),
-    )
-)
-_CLAIM = (
-    runs.update()
-    .where(_MINE, runs.c.state == RunState.QUEUED.value, _IS_HEAD, ~leases.is_taken(runs.c.agent_id))
-    .values(state=RunState.STARTING.value)
-)
-_TAKE_OVER = runs.update().where(_AT).values(owner=sa.bindparam("new_owner")).returning(runs)
-_SEND = (
-    runs.update()
-    .where(_MINE, runs.c.state == RunState.STARTING.value)
-    .where(leases.is_held(runs.c.agent_id, runs.c.owner), ~wishes.means_run)
-    .values(
-        state=RunState.SENDING.value,
-        session_id=sa.bindparam("session_id"),
-        instance_id=sa.bindparam("instance_id"),
-        after_message_id=sa.bindparam("after_message_id"),
-        sent_at=sa.bindparam("sent_at"),
-    )
-    .returning(runs)
-)
-_RUN = (
-    runs.update()
-    .where(_MINE, runs.c.state == RunState.SENDING.value)
-    .values(state=RunState.RUNNING.value)
-    .returning(runs)
-)
-_END = (
-    runs.update()
-    .where(_MINE, unfinished)
-    .values(state=RunState.ENDED.value, ended_at=sa.bindparam("ended_at"), result=sa.bindparam("result"))
-    .returning(runs)
-)
 
 
 def _key(run: RunRecord) -> dict[str, Any]:

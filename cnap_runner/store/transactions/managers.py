@@ -67,9 +67,6 @@ def note_use(tx: sa.Connection, manager_id: str, agent_id: str) -> None:
     tx.execute(_NOTE_USE, {"manager_id": manager_id, "agent_id": agent_id})
 
 
-_OTHER_USERS = sa.select(agent_uses.c.manager_id).where(
-    agent_uses.c.agent_id == sa.bindparam("agent_id"), agent_uses.c.manager_id != sa.bindparam("manager_id")
-)
 _END_USE = agent_uses.delete().where(
     agent_uses.c.manager_id == sa.bindparam("by_manager"), agent_uses.c.agent_id == sa.bindparam("of_agent")
 )
@@ -78,22 +75,20 @@ _END_USE = agent_uses.delete().where(
 def end_use(tx: sa.Connection, manager_id: str, agent_id: str, is_alive: IsAlive) -> bool:
     """Drop one use; tell whether no other living manager uses the agent."""
     tx.execute(_END_USE, {"by_manager": manager_id, "of_agent": agent_id})
-    others = tx.execute(_OTHER_USERS, {"manager_id": manager_id, "agent_id": agent_id}).scalars().all()
-    return not any(is_alive(other) for other in others)
-
-
-def used_by_others(tx: sa.Connection, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
-    """Whether another living manager uses an agent."""
-    users = tx.execute(_USERS, {"agent_id": agent_id, "manager_id": manager_id}).scalars().all()
-    return any(is_alive(user) for user in users)
+    return not _is_used_by_others(tx, agent_id, manager_id, is_alive)
 
 
 def sign_off(tx: sa.Connection, manager_id: str, is_alive: IsAlive) -> list[str]:
     """Drop a manager's row, leases and uses; return the agents it used that no other living one uses."""
     used = tx.execute(_USES, {"manager_id": manager_id}).scalars().all()
-    unused = [agent_id for agent_id in used if not used_by_others(tx, agent_id, manager_id, is_alive)]
+    unused = [agent_id for agent_id in used if not _is_used_by_others(tx, agent_id, manager_id, is_alive)]
     _drop(tx, manager_id)
     return unused
+
+
+def _is_used_by_others(tx: sa.Connection, agent_id: str, manager_id: str, is_alive: IsAlive) -> bool:
+    users = tx.execute(_USERS, {"agent_id": agent_id, "manager_id": manager_id}).scalars().all()
+    return any(is_alive(user) for user in users)
 
 
 def _drop(tx: sa.Connection, manager_id: str) -> None:
