@@ -96,8 +96,6 @@ class RunRequest(EdgeModel):
     def _can_be_sent(self) -> Self:
         if not self.to_send():
             raise InvalidInput("messages: nothing to send; the last message must be a user's.")
-        if self.on_interrupt == "resume":
-            raise NotSupportedYet("on_interrupt='resume' has no effect yet.", hint="Leave it out.")
         return self
 
     def to_send(self) -> tuple[Message, ...]:
@@ -123,6 +121,12 @@ class RunRequest(EdgeModel):
 
 def _plain(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def refuse_unbuilt_request(request: RunRequest) -> None:
+    """Raise `NotSupportedYet` for what has no effect yet, instead of ignoring it."""
+    if request.on_interrupt == "resume":
+        raise NotSupportedYet("RunRequest.on_interrupt='resume' has no effect yet.", hint="Leave it out.")
 
 
 class RunState(StrEnum):

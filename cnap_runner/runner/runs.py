@@ -9,7 +9,7 @@ import structlog
 
 from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.ids import new_id
-from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState
+from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
 from cnap_runner.opencode.wire import FilePart
 from cnap_runner.runner.active import ActiveRuns, Interruption
 from cnap_runner.runner.callbacks import Audience
@@ -45,6 +45,7 @@ class Runs:
         detaches a caller that is attached.
         """
         deadline = None if request.timeout is None else anyio.current_time() + request.timeout.total_seconds()
+        refuse_unbuilt_request(request)
         try:
             files = await load_files(request)
             while True:

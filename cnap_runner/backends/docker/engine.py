@@ -17,6 +17,7 @@ import anyio.to_thread
 import httpx
 import requests
 from docker import APIClient
+from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException, TLSParameterError
 
 from cnap_runner.backends.docker.address import EngineAddress
@@ -117,14 +118,24 @@ def _reachable(address: EngineAddress) -> Iterator[None]:
 
 
 def _sdk_client(address: EngineAddress) -> APIClient:
-    """Connect and agree on a version. Proxies and .netrc of the environment are not for engines."""
+    """Connect and agree on the newest version of the API that the engine speaks."""
+    oldest = _sdk_client_of(address, MINIMUM_DOCKER_API_VERSION)
+    try:
+        return _sdk_client_of(address, str(oldest.version(api_version=False)["ApiVersion"]))
+    finally:
+        oldest.close()
+
+
+def _sdk_client_of(address: EngineAddress, version: str) -> APIClient:
     client = APIClient(
         base_url=address.host,
-        version="auto",
+        version=version,
         timeout=ANSWER_SECONDS,
         tls=address.sdk_tls(),
         max_pool_size=MAX_THREADS,
     )
+    # Proxies, .netrc and certificate bundles of the environment are not meant for engines; the SDK's own way of agreeing on
+    # a version would ask before this could be said.
     client.trust_env = False
     return client
 

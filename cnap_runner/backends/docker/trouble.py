@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -76,6 +77,12 @@ def unreachable(host: str, error: BaseException) -> RunnerError:
     """Say why no answer came: the engine does not let this user in, or it is not there."""
     if any(isinstance(cause, PermissionError) for cause in causes(error)):
         return EnginePermissionDenied(f"This user may not talk to the Docker Engine at {host}.")
+    for cause in causes(error):
+        if isinstance(cause, ssl.SSLError):
+            return EngineUnavailable(
+                f"No trusted connection to the Docker Engine at {host}: {one_line(str(cause))}.",
+                hint="Look at DOCKER_TLS_VERIFY and the files in DOCKER_CERT_PATH.",
+            )
     if any(isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__ for cause in causes(error)):
         return EngineUnavailable(f"The Docker Engine at {host} did not answer in time.")
     return EngineUnavailable(f"No Docker Engine answers at {host}.")

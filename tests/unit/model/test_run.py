@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnap_runner.errors import InvalidInput, NotSupportedYet
-from cnap_runner.model.run import RUN_TRANSITIONS, Attachment, Message, RunRequest, RunState, Usage
+from cnap_runner.model.run import RUN_TRANSITIONS, Attachment, Message, RunRequest, RunState, Usage, refuse_unbuilt_request
 
 
 def user(text: str = "do it", **more: Any) -> Message:
@@ -51,7 +51,7 @@ def test_bad_requests_are_refused(fields: dict[str, Any], finding: str) -> None:
 def test_resume_is_refused_until_it_is_built() -> None:
     """A value without an effect yet is an error, not ignored."""
     with pytest.raises(NotSupportedYet):
-        RunRequest(messages=[user()], on_interrupt="resume")
+        refuse_unbuilt_request(RunRequest(messages=[user()], on_interrupt="resume"))
 
 
 def test_a_plain_path_stands_for_an_attachment() -> None:
