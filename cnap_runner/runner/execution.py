@@ -22,6 +22,7 @@ from cnap_runner.errors import (
 from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged, TextDelta
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunRequest, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.active import ActiveRun, Interruption
@@ -148,7 +149,7 @@ class Execution:
         if active.interruption is not None:
             raise RunAborted(f"The run was ended before its prompt was sent: {active.reason}.")
 
-    async def _end_unsent(self, error: BaseException) -> None:
+    async def _end_unsent(self, error: BaseException, *, runner: RunnerRecord | None = None) -> None:
         """End the entry of a prompt that certainly was not sent."""
         outcome, code = Outcome.FAILED, "not_sent"
         message, is_retryable = "The run was given up before its prompt was sent.", True
@@ -159,7 +160,7 @@ class Execution:
         elif isinstance(error, RunTimedOut):
             outcome = Outcome.TIMED_OUT
         end = TurnEnd(outcome=outcome, error=RunError(code=code, message=message, retryable=is_retryable))
-        await self._store_end(end, runner=None)
+        await self._store_end(end, runner=runner)
 
     # --- from the sending on --------------------------------------------------------------------------------------------
 
@@ -182,15 +183,19 @@ class Execution:
             is_cancelled = False
         except ServerError as error:
             is_cancelled = False
+            if active.run.state is RunState.SENDING:
+                # Nobody said that the server has it: it certainly does not (see Turn.send_and_follow).
+                await self._end_unsent(error, runner=sendable.record)
+                raise
             end = failed_by(error)
         finally:
             if is_cancelled:
                 active.interrupt(Interruption.ABORTED, "its caller was cancelled")
                 async with shielded(WIND_UP * 2):
-                    await self._finish(await wind_up(active, turn, heard=self._heard), sendable.record)
+                    await self._finish(await wind_up(active, turn, live.client, heard=self._heard), sendable.record)
         async with shielded(WIND_UP * 2):
             if end is None:
-                end = await wind_up(active, turn, heard=self._heard)
+                end = await wind_up(active, turn, live.client, heard=self._heard)
             result = await self._finish(end, sendable.record)
         await self._audience.tell(StatusChanged(RunState.ENDED))
         await self._audience.tell(RunEnded(result))
@@ -233,7 +238,7 @@ class Execution:
         await self._audience.tell(event)
 
 
-async def wind_up(active: ActiveRun, turn: Turn, *, heard: Sequence[str] = ()) -> TurnEnd:
+async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, heard: Sequence[str] = ()) -> TurnEnd:
     """End an interrupted turn on the server, and tell how it ended and what is known of its answer.
 
     One that turns out to have succeeded meanwhile has succeeded. Takes at most `WIND_UP`.
@@ -246,7 +251,7 @@ async def wind_up(active: ActiveRun, turn: Turn, *, heard: Sequence[str] = ()) -
     else:
         with anyio.move_on_after(WIND_UP.total_seconds()):
             try:
-                await turn.abort()
+                await client.abort(turn.session_id)
                 end = await turn.follow()
             except RunnerError as trouble:
                 _log.warning("abort_failed", run_id=active.run.run_id, error=str(trouble))

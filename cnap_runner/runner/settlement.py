@@ -131,7 +131,7 @@ class Settlement:
             return end
         if active.interruption is Interruption.DIED:
             raise ServerUnreachable("The instance ended while its session was read.")
-        return await wind_up(active, turn)
+        return await wind_up(active, turn, live.client)
 
 
 async def _nobody_listens(_: RunEvent) -> None:
