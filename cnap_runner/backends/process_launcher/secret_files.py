@@ -1,0 +1,83 @@
+"""An instance's secrets: unpacked into memory at its start, removed at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from cnap_runner.backends.process_launcher.files import SECRETS
+
+PASSWORD_FILE = "server-password"  # noqa: S105 - a file's name
+
+
+class BadArchive(Exception):
+    """What came on standard input is not the archive of secrets that was announced."""
+
+
+def unpack_secrets(folder: Path, archive: bytes, *, memory: Path | None) -> None:
+    """Unpack the archive where the instance expects its secrets, readable by this user alone.
+
+    ``memory`` is a folder on a memory file system; without one they lie in the instance's folder. Raises `BadArchive`, `OSError`.
+    """
+    remove_secrets(folder)
+    place = folder / SECRETS
+    if memory is None:
+        place.mkdir(mode=0o700)
+    else:
+        # The link comes second: a folder it does not lead to yet holds nothing.
+        place.symlink_to(tempfile.mkdtemp(prefix=_prefix(folder), dir=memory))
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            for member in tar:
+                _unpack(tar, member, place)
+    except tarfile.TarError as error:
+        raise BadArchive("standard input is no tar archive") from error
+
+
+def read_password(folder: Path) -> str:
+    """Read the server's password: the first line of its file. Raises `BadArchive` where there is none."""
+    try:
+        password = (folder / SECRETS / PASSWORD_FILE).read_text(encoding="utf-8").partition("\n")[0]
+    except FileNotFoundError:
+        password = ""
+    if not password:
+        raise BadArchive(f"the secrets hold no {PASSWORD_FILE}; a server without a password is refused")
+    return password
+
+
+def remove_secrets(folder: Path) -> None:
+    """Remove an instance's secrets. None there: nothing happens. A link is followed only to a folder of this instance."""
+    place = folder / SECRETS
+    if not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    target = place.readlink()
+    if target.name.startswith(_prefix(folder)):
+        shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        place.unlink()
+
+
+def _prefix(folder: Path) -> str:
+    return f"cnap-runner-{folder.name}-"
+
+
+def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts:
+        raise BadArchive(f"the archive names {member.name!r}, which lies outside of its folder")
+    target = place / name
+    if member.isdir():
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    source = tar.extractfile(member)
+    if source is None or not member.isfile():
+        raise BadArchive(f"the archive holds {member.name!r}, which is no plain file")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:  # noqa: PTH123
+        file.write(source.read())
