@@ -27,6 +27,7 @@ from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.active import ActiveRun, Interruption
 from cnap_runner.runner.callbacks import Audience
+from cnap_runner.runner.event_redaction import RedactedEvents
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances, LiveInstance
 from cnap_runner.runner.prompt import make_prompt
@@ -171,7 +172,7 @@ class Execution:
             live.client,
             session_id=sendable.session_id,
             after_message_id=sendable.after_message_id,
-            emit=self._hear,
+            emit=RedactedEvents(self._install.redactor, self._hear).tell,
             timing=turn_timing(self._install),
         )
         end: TurnEnd | None = None
