@@ -1,0 +1,146 @@
+"""Plays a fake turn, in the order of events that the real server was seen to keep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cnap_runner.testing.fake_opencode.script import (
+    Ask,
+    Break,
+    Cut,
+    DropStreams,
+    Edit,
+    Fail,
+    FailUnanswered,
+    Hold,
+    MuteStreams,
+    Retry,
+    Say,
+    Step,
+    Think,
+    UseTool,
+)
+from cnap_runner.testing.fake_opencode.sessions import FakeSession, Json, new_id, now
+from cnap_runner.testing.fake_opencode.streams import Streams
+
+
+class Player:
+    """One turn of one session."""
+
+    def __init__(self, session: FakeSession, streams: Streams, released: asyncio.Event, model: Json) -> None:
+        self._session = session
+        self._streams = streams
+        self._released = released
+        self._model = model
+        self._question_id: str = session.messages[-1]["info"]["id"]
+        self._answer: Json | None = None
+        self._open_part: Json | None = None
+        self._heard = ""
+
+    async def play(self, steps: Sequence[Step]) -> None:
+        """Play all steps, then end the turn. Cancelled, it ends as an aborted turn does."""
+        self._session.set_status({"type": "busy"})
+        try:
+            for step in steps:
+                await self._play(step)
+                if isinstance(step, Cut | Fail | FailUnanswered):
+                    return
+                await asyncio.sleep(0)
+            self._finish("stop")
+        except asyncio.CancelledError:
+            self._end_with({"name": "MessageAbortedError", "data": {"message": "Aborted"}})
+            raise
+
+    async def _play(self, step: Step) -> None:
+        match step:
+            case Say(pieces):
+                self._stream("text", pieces)
+            case Think(pieces):
+                self._stream("reasoning", pieces)
+            case UseTool():
+                self._use_tool(step)
+            case Hold():
+                await self._released.wait()
+            case Fail():
+                self._fail(step)
+            case FailUnanswered():
+                self._session.fail({"name": step.name, "data": {"message": step.message}})
+                self._session.set_status({"type": "idle"})
+            case Cut(finish):
+                self._finish(finish)
+            case Break():
+                self._session.complete(self._message(), "unknown")
+                self._answer = None
+            case Edit() | Ask() | Retry() | DropStreams() | MuteStreams():
+                await self._tell(step)
+
+    async def _tell(self, step: Edit | Ask | Retry | DropStreams | MuteStreams) -> None:
+        match step:
+            case Edit(path):
+                self._session.publish("file.edited", {"file": path})
+            case Ask(permission, patterns):
+                asked = {"id": new_id("per"), "sessionID": self._session.id, "permission": permission}
+                self._session.publish(
+                    "permission.asked", {**asked, "patterns": list(patterns), "metadata": {}, "always": []}
+                )
+            case Retry(attempt, message):
+                self._session.set_status({"type": "retry", "attempt": attempt, "message": message, "next": now()})
+            case DropStreams():
+                await self._streams.drop()
+            case MuteStreams():
+                self._streams.mute()
+
+    def _message(self) -> Json:
+        if self._answer is None:
+            self._answer = self._session.add_answer(self._question_id, self._model)
+            self._session.add_part(self._answer, {"type": "step-start"})
+        return self._answer
+
+    def _stream(self, kind: str, pieces: Sequence[str]) -> None:
+        part = self._session.add_part(self._message(), {"type": kind, "text": "", "time": {"start": now()}})
+        for piece in pieces:
+            self._session.publish_delta(part, piece)
+        part["text"] = "".join(pieces)
+        part["time"] = {**part["time"], "end": now()}
+        self._session.publish_part(part)
+
+    def _use_tool(self, step: UseTool) -> None:
+        state: Json = {"status": "pending", "input": {}, "raw": ""}
+        message = self._message()
+        part = self._session.add_part(
+            message, {"type": "tool", "tool": step.tool, "callID": new_id("call"), "state": state}
+        )
+        running = {"status": "running", "input": dict(step.input), "time": {"start": now()}}
+        for output in ("", *step.progress):
+            self._update(part, {**running, "metadata": {"output": output}})
+        ended = {"input": dict(step.input), "time": {"start": now(), "end": now()}, "metadata": {}}
+        if step.error is not None:
+            self._update(part, {**ended, "status": "error", "error": step.error})
+        else:
+            self._update(part, {**ended, "status": "completed", "output": step.output, "title": step.tool})
+        self._session.complete(message, "tool-calls")
+        self._answer = None
+
+    def _update(self, part: Json, state: Json) -> None:
+        part["state"] = state
+        self._session.publish_part(part)
+
+    def _finish(self, finish: str) -> None:
+        self._session.complete(self._message(), finish)
+        self._session.set_status({"type": "idle"})
+
+    def _fail(self, step: Fail) -> None:
+        self._message()
+        data: Json = {"message": step.message, "isRetryable": step.is_retryable}
+        if step.status is not None:
+            data["statusCode"] = step.status
+        self._end_with({"name": step.name, "data": data})
+
+    def _end_with(self, error: Json) -> None:
+        """The real server tells the error and that it is idle first, tidies up, and completes the message only then."""
+        self._session.fail(error)
+        self._session.set_status({"type": "idle"})
+        if self._answer is not None:
+            self._session.complete(self._answer, None, error=error)
+        self._session.set_status({"type": "idle"})
