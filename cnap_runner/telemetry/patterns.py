@@ -1,5 +1,7 @@
 """Finds what is secret by its looks: tokens of well-known makes, credentials in addresses, private keys, assignments to telling names.
 
+Every repetition in a pattern is bounded, so that no text, however long and strange, takes more than linear time.
+
 False alarms cost too: logs show code. So an assignment counts only if its value does not look like a word, a call, an attribute or a
 reference such as ``${NAME}``, and what has no telling mark (a git hash, a UUID) is left alone.
 """
@@ -33,7 +35,7 @@ def _name() -> str:
 
 _TOKENS = re.compile(
     r"""(?<![A-Za-z0-9])(?:
-        sk-(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{16,}
+        sk-(?=[A-Za-z0-9_-]{0,256}\d)[A-Za-z0-9_-]{16,}
       | gh[pousr]_[A-Za-z0-9]{20,}
       | github_pat_[A-Za-z0-9_]{20,}
       | glpat-[A-Za-z0-9_-]{20,}
@@ -54,21 +56,21 @@ _PRIVATE_KEY = re.compile(
 )
 _ADDRESS = re.compile(r"(?P<kept>://[^\s/:@\"']{0,256}:)(?![${<%\[])[^\s/@\"']{1,512}(?=@)")
 _SCHEME = re.compile(
-    r"(?P<kept>(?:Bearer|bearer|BEARER|Basic|basic|BASIC)\s+)(?:(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}|[\w.~+/=-]{24,})"
+    r"(?P<kept>(?:Bearer|bearer|BEARER|Basic|basic|BASIC)\s+)(?:(?=[\w.~+/=-]{0,256}\d)[\w.~+/=-]{8,}|[\w.~+/=-]{24,})"
 )
 _ASSIGNMENT = re.compile(
     rf"""(?P<kept>
         {_name()} \\?["']?                  # the name, or its end; quoted in JSON and dictionaries
         (?: # in quotes: has a digit or is long, and refers to nothing
             [ \t]{{0,4}}[:=][ \t]{{0,4}} \\?["'] (?![${{<%\[]) (?=[^"'\\\s]{{6}})
-            (?=[^"'\\\s]*\d[^"'\\\s]*\\?["'] | [^"'\\\s]{{12,}}\\?["'])
+            (?=[^"'\\\s\d]{{0,256}}\d[^"'\\\s]{{0,256}}\\?["'] | [^"'\\\s]{{12,512}}\\?["'])
           | # as in a shell or an address: has a digit or a sign, and is no number, attribute or call
-            = (?=[^\s"'`,;&()\[\]{{}}<>$]*[\d!\#%*+/?@^~]) (?!\d+\b) (?!(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*(?:[\s,;)]|$))
-            (?=[^\s"'`,;&()\[\]{{}}<>$]{{6,}}(?:[\s"'`,;&)\]}}]|$))
+            = (?=[^\s"'`,;&()\[\]{{}}<>$]{{0,256}}[\d!\#%*+/?@^~]) (?!\d{{1,32}}\b) (?!(?:[A-Za-z_]\w{{0,64}}\.){{1,8}}[A-Za-z_]\w{{0,64}}(?:[\s,;)]|$))
+            (?=[^\s"'`,;&()\[\]{{}}<>$]{{6,512}}(?:[\s"'`,;&)\]}}]|$))
           | # as in a header or YAML: up to the end of the line
-            :[ \t]{{1,4}} (?=[^\s]*\d) (?=[^\s]*[A-Za-z]) (?=[^\s"'`,;&()\[\]{{}}<>$]{{8,}}[ \t\r]*$)
+            :[ \t]{{1,4}} (?=\S{{0,256}}\d) (?=\S{{0,256}}[A-Za-z]) (?=[^\s"'`,;&()\[\]{{}}<>$]{{8,512}}[ \t\r]{{0,8}}$)
           | # as in an INI file: looks random
-            [ \t]{{1,4}}=[ \t]{{1,4}} (?=\S*[A-Z]) (?=\S*[a-z]) (?=\S*\d) (?=[A-Za-z0-9+/=_-]{{20,}}[ \t\r]*$)
+            [ \t]{{1,4}}=[ \t]{{1,4}} (?=\S{{0,256}}[A-Z]) (?=\S{{0,256}}[a-z]) (?=\S{{0,256}}\d) (?=[A-Za-z0-9+/=_-]{{20,512}}[ \t\r]{{0,8}}$)
         )
     )
     [^\s"'`,;&()\[\]{{}}<>$\\]{{1,4096}}""",
@@ -77,7 +79,7 @@ _ASSIGNMENT = re.compile(
 
 _RULES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (("private key-----",), _PRIVATE_KEY, ""),
-    (("sk-", "gh", "glpat-", "akia", "asia", "xox", "aiza", "npm_", "hf_", "eyj"), _TOKENS, ""),
+    (("sk-", "gh", "github_pat_", "glpat-", "akia", "asia", "xox", "aiza", "npm_", "hf_", "eyj"), _TOKENS, ""),
     (("://",), _ADDRESS, r"\g<kept>"),
     (("bearer", "basic"), _SCHEME, r"\g<kept>"),
     (("key", "token", "secret", "pass", "pwd"), _ASSIGNMENT, r"\g<kept>"),
