@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,11 @@ class _Stream:
     writer: asyncio.StreamWriter
     is_mute: bool = False
     dropped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def send(self, data: bytes) -> None:
+        """Write, unless the listener has left."""
+        if not self.writer.is_closing():
+            self.writer.write(data)
 
 
 class Streams:
@@ -33,7 +39,7 @@ class Streams:
         """Feed one listener until it leaves or is dropped."""
         stream = _Stream(writer)
         writer.write(_HEAD)
-        _write(stream, _encoded("server.connected", {}))
+        stream.send(_encoded("server.connected", {}))
         stream.is_mute = self.stay_mute
         await writer.drain()
         self.opened += 1
@@ -47,17 +53,18 @@ class Streams:
         """Tell every listener that is not mute."""
         data = _encoded(kind, properties)
         for stream in self._streams:
-            _write(stream, data)
+            if not stream.is_mute:
+                stream.send(data)
 
     def heartbeat(self) -> None:
         """Tell every listener, mute ones too, that the server lives."""
         for stream in self._streams:
-            stream.writer.write(_encoded("server.heartbeat", {}))
+            stream.send(_encoded("server.heartbeat", {}))
 
     def write_raw(self, data: bytes) -> None:
         """Write anything to every listener."""
         for stream in self._streams:
-            stream.writer.write(data)
+            stream.send(data)
 
     def mute(self) -> None:
         """Say nothing any more to those who listen now."""
@@ -69,14 +76,10 @@ class Streams:
         dropped = list(self._streams)
         self._streams.clear()
         for stream in dropped:
-            await stream.writer.drain()
+            with contextlib.suppress(ConnectionError):
+                await stream.writer.drain()
             stream.dropped.set()
             stream.writer.close()
-
-
-def _write(stream: _Stream, data: bytes) -> None:
-    if not stream.is_mute and not stream.writer.is_closing():
-        stream.writer.write(data)
 
 
 def _encoded(kind: str, properties: dict[str, Any]) -> bytes:
