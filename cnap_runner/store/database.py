@@ -7,7 +7,6 @@ with something else, and it costs one change of threads instead of four for each
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -52,10 +51,8 @@ class _Worker:
             return transaction(self._connection)
 
     async def _call(self, function: Callable[[], T]) -> T:
-        try:
+        with sqlite.translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, function)
-        except (sa.exc.DBAPIError, sqlite3.Error) as error:
-            raise sqlite.translate(error) from error
 
     async def aclose(self) -> None:
         await self._call(self._close)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast
@@ -55,8 +57,11 @@ def connect(path: Path, mode: Mode, *, busy_timeout: timedelta, foreign_keys: bo
 
 def create_file(path: Path) -> None:
     """Make an empty database, readable by its owner alone, with its folder. One that is there stays as it is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened: {error.strerror}.") from error
 
 
 def set_durable(connection: sa.Connection, *, durable: bool) -> None:
@@ -71,8 +76,16 @@ def _raw(connection: sa.Connection) -> sqlite3.Connection:
     return cast("sqlite3.Connection", connection.connection.driver_connection)
 
 
-def translate(error: sa.exc.DBAPIError | sqlite3.Error) -> StoreError:
+@contextmanager
+def translated() -> Iterator[None]:
     """Say in our words what SQLite says; the statement and its values are left out."""
+    try:
+        yield
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        raise _translate(error) from error
+
+
+def _translate(error: sa.exc.DBAPIError | sqlite3.Error) -> StoreError:
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
     if code in _BUSY:

@@ -21,16 +21,21 @@ _VERSION_TABLE = sa.table("alembic_version", sa.column("version_num"))
 def upgrade(path: Path, *, busy_timeout: timedelta) -> None:
     """Make the database if there is none, and migrate it to `SCHEMA_VERSION`: wholly, or not at all. Idempotent.
 
-    Blocks. The caller holds ``install.lock``. Raises `StoreTooNew` for a revision this version does not know; nothing is changed then.
+    Blocks. The caller holds ``install.lock``. Raises `StoreTooNew` for a revision this version does not know (nothing is changed
+    then), `StoreBusy`, and `StoreError` for a file that cannot be opened.
     """
     sqlite.create_file(path)
-    with sqlite.connect(path, "write", busy_timeout=busy_timeout, foreign_keys=False) as connection:
+    with sqlite.translated(), _connect(path, busy_timeout) as connection:
         with connection.begin():
             if stored_version(connection) == SCHEMA_VERSION:
                 return
             _migrate(connection, path)
         if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
             raise StoreError(f"{path}: rows refer to others that are not there.", hint="Restore it from a copy.")
+
+
+def _connect(path: Path, busy_timeout: timedelta) -> sa.Connection:
+    return sqlite.connect(path, "write", busy_timeout=busy_timeout, foreign_keys=False)
 
 
 def stored_version(connection: sa.Connection) -> str | None:
