@@ -5,6 +5,7 @@ It knows the values of the install's secrets, and the usual looks of others. Wha
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         """Values shorter than six characters are not redacted by value: they would be found all over ordinary text."""
+        self._changing = threading.Lock()
         self._counts = Counter(values)
         self._known = KnownValues(self._counts)
 
@@ -32,13 +34,15 @@ class Redactor:
 
     def add(self, *values: str) -> None:
         """Know these values from now on. One that is added twice has to be removed twice."""
-        self._counts.update(values)
-        self._known = KnownValues(self._counts)
+        with self._changing:
+            self._counts += Counter(values)
+            self._known = KnownValues(self._counts)
 
     def remove(self, *values: str) -> None:
         """Forget values, unless somebody else added them too. Unknown ones are no error."""
-        self._counts -= Counter(values)
-        self._known = KnownValues(self._counts)
+        with self._changing:
+            self._counts -= Counter(values)
+            self._known = KnownValues(self._counts)
 
     def redact(self, text: str) -> str:
         """The text without secrets. Text without any comes back as the same object."""
