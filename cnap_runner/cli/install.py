@@ -1,0 +1,48 @@
+"""Opening the install a command works on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from cnap_runner.errors import RunnerNotFound
+
+if TYPE_CHECKING:
+    from cnap_runner.settings import Settings
+    from cnap_runner.wiring import RunnerManager
+
+
+def is_there(settings: Settings) -> bool:
+    """Whether the data folder holds an install."""
+    return (settings.data_dir / "runner.db").exists()
+
+
+def require(settings: Settings) -> None:
+    """Raise `RunnerNotFound` where there is no install, so that a look at a wrong folder does not make one."""
+    if not is_there(settings):
+        raise RunnerNotFound(
+            f"There are no agents in {settings.data_dir}.",
+            hint="Name the folder with --data-dir or CNAP_RUNNER_DATA_DIR; `cnap-runner run` makes the first agent.",
+        )
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, *, must_exist: bool = True, is_observer: bool = True
+) -> AsyncIterator[RunnerManager]:
+    """Open the install as one more manager of it.
+
+    An observer leaves what dead managers left to those that drive agents: a look must not start containers. Logging begins here, with
+    the manager's own redactor.
+    """
+    from cnap_runner.telemetry.logging import configure_logging
+    from cnap_runner.telemetry.redaction import Redactor
+    from cnap_runner.wiring import RunnerManager
+
+    if must_exist:
+        require(settings)
+    redactor = Redactor()
+    configure_logging(settings.log_level, settings.log_format, redactor)
+    async with RunnerManager(settings, is_observer=is_observer, redactor=redactor) as manager:
+        yield manager

@@ -1,0 +1,74 @@
+"""``cnap-runner purge``: an install's end."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cnap_runner.cli import install
+from cnap_runner.cli.asking import confirm
+from cnap_runner.cli.options import Yes, settings_of
+from cnap_runner.cli.output import note
+from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.errors import ConflictError, RunnerError
+
+if TYPE_CHECKING:
+    from cnap_runner.settings import Settings
+
+OUR_FOLDERS = ("agents", "workspace", "processes", "managers")
+OUR_FILES = ("runner.db-wal", "runner.db-shm", "install.key", "install.key.new", "install.lock")
+"""What an install makes in its data folder, besides the database itself, which goes last. A folder ``configs`` is the user's own."""
+
+
+def purge(ctx: typer.Context, is_sure: Yes = False) -> None:
+    """Remove everything of this install: agents, containers, networks, workspaces, sessions, the database."""
+    settings = settings_of(ctx)
+    if not install.is_there(settings):
+        note(f"There is nothing to purge in {settings.data_dir}.")
+        return
+    confirm(f"Remove all agents of {settings.data_dir} with all their files, for ever?", is_sure=is_sure)
+    run_async(partial(_purge, settings))
+    note(f"Everything of the install in {settings.data_dir} is removed.")
+
+
+async def _purge(settings: Settings, _: Interrupts) -> None:
+    import anyio.to_thread
+
+    _require_alone(settings)
+    async with install.opened(settings) as manager:
+        await manager.purge()
+    # From here on nothing is half done: an install without a database is none.
+    with anyio.CancelScope(shield=True):
+        await anyio.to_thread.run_sync(_remove_files, settings.data_dir)
+
+
+def _require_alone(settings: Settings) -> None:
+    """Refuse while another process works on the install: its database must not vanish under it."""
+    from cnap_runner.store.presence import is_alive
+
+    folder = settings.data_dir / "managers"
+    if any(is_alive(settings.data_dir, path.stem) for path in folder.glob("*.lock")):
+        raise ConflictError(
+            f"Another process works on {settings.data_dir}.", hint="End it first; `cnap-runner ps` shows what runs."
+        )
+
+
+def _remove_files(data_dir: Path) -> None:
+    try:
+        for name in OUR_FOLDERS:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(data_dir / name)
+        for name in (*OUR_FILES, "runner.db"):
+            (data_dir / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunnerError(
+            f"{error.filename or data_dir} could not be removed: {error.strerror}.",
+            hint="Remove it as its owner or root.",
+        ) from error
+    with suppress(OSError):  # somebody else's files are in it, or it is a mount
+        data_dir.rmdir()
