@@ -31,18 +31,22 @@ class RunnerManager(manager.RunnerManager):
     """Drives the agents of an install: one long-lived OpenCode container each.
 
     ``settings`` default to those of the environment. An ``is_observer`` only looks and changes what it is told to; it does not finish
-    what dead managers left.
+    what dead managers left. ``redactor`` learns the secrets that this manager comes to know: give the one that your logs pass.
     """
 
-    def __init__(self, settings: Settings | None = None, *, is_observer: bool = False) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, is_observer: bool = False, redactor: Redactor | None = None
+    ) -> None:
         self.settings = settings or Settings()
         super().__init__(
-            lambda: open_install(self.settings), lambda: load_template(self.settings.data_dir), is_observer=is_observer
+            lambda: open_install(self.settings, redactor),
+            lambda: load_template(self.settings.data_dir),
+            is_observer=is_observer,
         )
 
 
 @asynccontextmanager
-async def open_install(settings: Settings) -> AsyncIterator[Install]:
+async def open_install(settings: Settings, redactor: Redactor | None = None) -> AsyncIterator[Install]:
     """Open the data folder as one more manager of its install; make it at the first time."""
     data_dir = settings.data_dir
     await anyio.to_thread.run_sync(_make_data_dir, data_dir)
@@ -63,7 +67,7 @@ async def open_install(settings: Settings) -> AsyncIterator[Install]:
                 backend=backend,
                 store=store,
                 is_alive=liveness(data_dir),
-                redactor=Redactor(),
+                redactor=redactor or Redactor(),
                 connect=OpenCodeClient,
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
