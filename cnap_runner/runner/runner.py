@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import NoReturn
 
@@ -60,7 +60,7 @@ class Runner:
         """
         return await self._run(request, callback=callback, sink=None)
 
-    async def stream(self, request: RunRequest) -> AsyncIterator[RunEvent]:
+    async def stream(self, request: RunRequest) -> AsyncGenerator[RunEvent, None]:
         """Do one run and yield its events as they come; the last is `RunEnded` with the result.
 
         Raises as `run` does. Closing the iterator early (``async with aclosing(…)``) aborts the turn.
