@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -70,18 +71,22 @@ def binary_version(binary: Path, cache_folder: Path) -> str:
 
 
 def _ask(binary: Path) -> str:
-    try:
-        done = subprocess.run(
-            [str(binary), "--version"],
-            capture_output=True,
-            check=True,
-            timeout=_TIMEOUT_SECONDS,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        raise EngineUnavailable(
-            f"{binary} does not tell its version.", hint="It may be made for another kind of machine."
-        ) from error
+    # It makes folders in its home, even for this; they must not appear in the user's.
+    with tempfile.TemporaryDirectory() as home:
+        try:
+            done = subprocess.run(
+                [str(binary), "--version"],
+                capture_output=True,
+                check=True,
+                timeout=_TIMEOUT_SECONDS,
+                stdin=subprocess.DEVNULL,
+                cwd=home,
+                env={"PATH": os.environ.get("PATH", os.defpath), "HOME": home},
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise EngineUnavailable(
+                f"{binary} does not tell its version.", hint="It may be made for another kind of machine."
+            ) from error
     return done.stdout.decode(errors="replace").strip()
 
 

@@ -75,8 +75,8 @@ def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:
     if member.isdir():
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
         return
-    source = tar.extractfile(member)
-    if source is None or not member.isfile():
+    source = tar.extractfile(member) if member.isfile() else None
+    if source is None:
         raise BadArchive(f"the archive holds {member.name!r}, which is no plain file")
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:  # noqa: PTH123
