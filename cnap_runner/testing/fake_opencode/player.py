@@ -39,7 +39,7 @@ class Player:
         self._heard = ""
 
     async def play(self, steps: Sequence[Step]) -> None:
-        """Play all steps, then end the turn. Cancelled, it ends as an aborted turn does."""
+        """Play all steps, then end the turn. Cancelled, it ends as an aborted turn does, or stops dead if it was taken off its session."""
         self._session.set_status({"type": "busy"})
         try:
             for step in steps:
@@ -49,6 +49,8 @@ class Player:
                 await asyncio.sleep(0)
             self._finish("stop")
         except asyncio.CancelledError:
+            if self._session.turn is None:  # its server was killed
+                raise
             self._end_with({"name": "MessageAbortedError", "data": {"message": "Aborted"}})
             raise
 

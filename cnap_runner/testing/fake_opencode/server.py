@@ -87,8 +87,9 @@ class FakeOpenCode:
     def forget_session(self, session_id: str) -> None:
         """Lose a session, as when the server's disk was wiped."""
         session = self.sessions.pop(session_id)
-        if session.turn is not None:
-            session.turn.cancel()
+        turn, session.turn = session.turn, None
+        if turn is not None:
+            turn.cancel()
 
     # --- what a subclass with a trouble changes -------------------------------------------------------------------------
 
