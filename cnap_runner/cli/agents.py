@@ -12,10 +12,11 @@ import typer
 
 from cnap_runner.cli import install
 from cnap_runner.cli.options import Json, settings_of
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 from cnap_runner.errors import BackendError
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.model.run import RunRecord
     from cnap_runner.runner.runner import Runner
     from cnap_runner.settings import Settings

@@ -19,10 +19,11 @@ from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.options import Keep, complete_agent, settings_of
 from cnap_runner.cli.output import note
 from cnap_runner.cli.run import Order, follow
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ConflictError, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.runner.runner import Runner
     from cnap_runner.settings import Settings
     from cnap_runner.testing.scripted_model import ScriptedModel

@@ -10,10 +10,11 @@ import typer
 from cnap_runner.cli.exits import ExitCode
 from cnap_runner.cli.options import Json, settings_of
 from cnap_runner.cli.output import stdout, write_json
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 
 if TYPE_CHECKING:
     from cnap_runner.cli.checks import Finding
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}

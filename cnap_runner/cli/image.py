@@ -9,9 +9,10 @@ import typer
 
 from cnap_runner.cli.options import settings_of
 from cnap_runner.cli.output import note, spell, stderr
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Build the image agents run in, and look at it.")

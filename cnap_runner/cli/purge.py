@@ -14,10 +14,11 @@ from cnap_runner.cli import install
 from cnap_runner.cli.asking import confirm
 from cnap_runner.cli.options import Yes, settings_of
 from cnap_runner.cli.output import note
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ConflictError, RunnerError
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
 
 OUR_FOLDERS = ("agents", "workspace", "processes", "managers")

@@ -14,10 +14,11 @@ import typer
 from cnap_runner.cli import install
 from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.options import Agent, Keep, settings_of
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 from cnap_runner.errors import InvalidInput, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.cli.printing import Printer
     from cnap_runner.model.agent import AgentSpec
     from cnap_runner.model.events import RunEvent

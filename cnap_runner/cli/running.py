@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import anyio
 import typer
 
-from cnap_runner.cli.exits import ExitCode
 from cnap_runner.cli.failing import root_cause
-from cnap_runner.cli.output import note
 
-_SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-
-
-class Interrupts:
-    """The signals that end a command. The first cancels it; clean-up, which has limits of its own, is never cut short."""
-
-    def __init__(self) -> None:
-        self._first: signal.Signals | None = None
-        self._is_ignoring_keys = False
-        self._scope = anyio.CancelScope()
-
-    @contextmanager
-    def ignoring_keys(self) -> Iterator[None]:
-        """While another program has the terminal, Ctrl-C is meant for that."""
-        self._is_ignoring_keys = True
-        try:
-            yield
-        finally:
-            self._is_ignoring_keys = False
-
-    async def guard(self, main: Main) -> ExitCode | int | None:
-        """Run a coroutine; a signal's exit code where one cut it short."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._heard, number)
-        with self._scope:
-            return await main(self)
-        return _SIGNALS[self._first or signal.SIGINT]
-
-    def _heard(self, number: signal.Signals) -> None:
-        if number is signal.SIGINT and self._is_ignoring_keys:
-            return
-        if self._first is None:
-            self._first = number
-            self._scope.cancel()
-        else:
-            note("Still cleaning up; it will not take long.")
-
-
-Main = Callable[[Interrupts], Awaitable[ExitCode | int | None]]
+if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Main
 
 
 def run_async(main: Main) -> None:
     """Run a command's coroutine to its end and exit with the code it gives."""
+    import anyio
+
+    from cnap_runner.cli.interrupts import Interrupts
+
     try:
         code = anyio.run(Interrupts().guard, main)
     except BaseExceptionGroup as group:

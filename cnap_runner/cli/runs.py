@@ -10,9 +10,10 @@ import typer
 from cnap_runner.cli import install
 from cnap_runner.cli.options import Json, complete_agent, settings_of
 from cnap_runner.cli.output import ago, brief, note, plain, print_table, spell, table, write_json
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.model.run import RunRecord
     from cnap_runner.settings import Settings
 

@@ -12,10 +12,11 @@ import typer
 from cnap_runner.cli import install
 from cnap_runner.cli.options import Agent, Keep, settings_of
 from cnap_runner.cli.output import note
-from cnap_runner.cli.running import Interrupts, run_async
+from cnap_runner.cli.running import run_async
 from cnap_runner.errors import BackendError, InvalidInput, RunTimedOut
 
 if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.runner.runner import Runner
     from cnap_runner.settings import Settings
 
