@@ -72,6 +72,11 @@ def set_durable(connection: sa.Connection, *, durable: bool) -> None:
     _raw(connection).execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
 
 
+def has_orphans(connection: sa.Connection) -> bool:
+    """Whether rows refer to others that are not there, as a migration, which works without foreign keys, may have left them."""
+    return connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None
+
+
 def _raw(connection: sa.Connection) -> sqlite3.Connection:
     return cast("sqlite3.Connection", connection.connection.driver_connection)
 

@@ -25,12 +25,11 @@ def upgrade(path: Path, *, busy_timeout: timedelta) -> None:
     then), `StoreBusy`, and `StoreError` for a file that cannot be opened.
     """
     sqlite.create_file(path)
-    with sqlite.translated(), _connect(path, busy_timeout) as connection:
-        with connection.begin():
-            if stored_version(connection) == SCHEMA_VERSION:
-                return
-            _migrate(connection, path)
-        if connection.exec_driver_sql("PRAGMA foreign_key_check").first() is not None:
+    with sqlite.translated(), _connect(path, busy_timeout) as connection, connection.begin():
+        if stored_version(connection) == SCHEMA_VERSION:
+            return
+        _migrate(connection, path)
+        if sqlite.has_orphans(connection):
             raise StoreError(f"{path}: rows refer to others that are not there.", hint="Restore it from a copy.")
 
 
