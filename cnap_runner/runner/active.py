@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
 
 import anyio
 
+from cnap_runner.aio.keyed_lock import KeyedLock
 from cnap_runner.model.run import RunRecord
 
 
@@ -32,28 +34,42 @@ class ActiveRun:
     interruption: Interruption | None = None
     reason: str = ""
     ended: anyio.Event = field(default_factory=anyio.Event)
-    _scope: anyio.CancelScope | None = None
+    scope: anyio.CancelScope | None = None
+    """Of the stretch the run is in."""
 
     def interrupt(self, interruption: Interruption, reason: str) -> None:
         """Make the run leave what it is doing. The first interruption counts, except that a death overrides an abort."""
         if self.interruption is None or interruption is Interruption.DIED:
             self.interruption, self.reason = interruption, reason
-        if self._scope is not None:
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def interruptible(self, deadline: float | None) -> Stretch:
+        """A stretch of the run that `interrupt` and the deadline (of the event loop's clock) leave early."""
+        return Stretch(self, deadline)
+
+
+class Stretch:
+    """The body of the ``with`` is left early when its run is interrupted; `ActiveRun.interruption` tells why."""
+
+    def __init__(self, active: ActiveRun, deadline: float | None) -> None:
+        self._active = active
+        self._scope = anyio.CancelScope(deadline=math.inf if deadline is None else deadline)
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+        self._active.scope = self._scope
+        if self._active.interruption is not None:
             self._scope.cancel()
 
-    @contextlib.contextmanager
-    def interruptible(self, deadline: float | None) -> Iterator[anyio.CancelScope]:
-        """A stretch of the run that `interrupt` and the deadline (of the event loop's clock) leave early."""
-        with anyio.CancelScope(deadline=float("inf") if deadline is None else deadline) as scope:
-            self._scope = scope
-            if self.interruption is not None:
-                scope.cancel()
-            try:
-                yield scope
-            finally:
-                self._scope = None
-        if scope.cancelled_caught and self.interruption is None:
-            self.interruption, self.reason = Interruption.TIMED_OUT, "its time was over"
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._active.scope = None
+        is_left_early = bool(self._scope.__exit__(kind, error, trace))
+        if is_left_early and self._active.interruption is None:
+            self._active.interruption, self._active.reason = Interruption.TIMED_OUT, "its time was over"
+        return is_left_early
 
 
 class ActiveRuns:
@@ -62,6 +78,8 @@ class ActiveRuns:
     def __init__(self) -> None:
         self._runs: dict[str, ActiveRun] = {}
         self._changed: dict[str, anyio.Event] = {}
+        self.entering: KeyedLock[str] = KeyedLock()
+        """Held, by agent, from before an entry becomes ours until its run is counted as active: in between it would look abandoned."""
 
     def __iter__(self) -> Iterator[ActiveRun]:
         return iter(list(self._runs.values()))
@@ -70,16 +88,16 @@ class ActiveRuns:
         """Return the active run of this id, if its coroutine lives here."""
         return self._runs.get(run_id)
 
-    @contextlib.contextmanager
-    def register(self, run: RunRecord) -> Iterator[ActiveRun]:
-        """Count a run as active; waiters of its agent are woken at its end."""
+    def add(self, run: RunRecord) -> ActiveRun:
+        """Count a run as active. Under the agent's lock of `entering`, in which its entry was made ours."""
         active = self._runs[run.run_id] = ActiveRun(run)
-        try:
-            yield active
-        finally:
-            del self._runs[run.run_id]
-            active.ended.set()
-            self.wake(run.agent_id)
+        return active
+
+    def remove(self, active: ActiveRun) -> None:
+        """Count a run as active no more, and wake those who wait for a change of its agent."""
+        del self._runs[active.run.run_id]
+        active.ended.set()
+        self.wake(active.run.agent_id)
 
     def wake(self, agent_id: str) -> None:
         """Wake those who wait for a change of this agent."""

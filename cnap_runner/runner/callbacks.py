@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import structlog
-
 from cnap_runner.errors import RunnerError
 from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged
 from cnap_runner.model.run import RunResult, RunState
+from cnap_runner.telemetry.logging import get_logger
 
 Emit = Callable[[RunEvent], Awaitable[None]]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class StatusCallback(Protocol):

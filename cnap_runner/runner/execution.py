@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import anyio
-import structlog
 
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import (
@@ -33,11 +32,12 @@ from cnap_runner.runner.instances import Instances, LiveInstance
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
 from cnap_runner.store.base import AgentRow, Wish
+from cnap_runner.telemetry.logging import get_logger
 
 WIND_UP = timedelta(seconds=5)
 """How long an aborted turn may take to end before its result is written without it. OpenCode aborts within 20 ms."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _OUTCOMES = {
     Interruption.ABORTED: (Outcome.ABORTED, "aborted"),

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Any
 
 import anyio
-import structlog
 
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import (
@@ -36,13 +35,14 @@ from cnap_runner.runner.provisioning import CONFIG_FILE, Provision, instance_spe
 from cnap_runner.runner.readiness import wait_until_ready
 from cnap_runner.runner.workspace import AgentFolders, folder_error
 from cnap_runner.store.base import AgentRow
+from cnap_runner.telemetry.logging import get_logger
 
 CLEAN_UP = timedelta(seconds=15)
 PLACE_POLL_SECONDS = 0.25
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,6 @@ from typing import Any, NoReturn, Self
 
 import anyio
 import anyio.to_thread
-import structlog
 
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerError, RunnerNotFound
@@ -24,8 +23,9 @@ from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.workspace import AgentFolders
 from cnap_runner.store.base import WishKind
+from cnap_runner.telemetry.logging import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 OpenInstall = Callable[[], AbstractAsyncContextManager[Install]]
 

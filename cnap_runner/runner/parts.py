@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from cnap_runner.aio.guarded import keep_running
@@ -21,13 +20,14 @@ from cnap_runner.runner.runs import Runs
 from cnap_runner.runner.settlement import settle_all
 from cnap_runner.runner.watch import Watch
 from cnap_runner.store.base import Wish, WishKind
+from cnap_runner.telemetry.logging import get_logger
 
 LEASE_POLL_SECONDS = 0.05
 STOPS_AT_ONCE = 8
 
 UNFINISHED = tuple(state for state in RunState if state is not RunState.ENDED)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Parts:

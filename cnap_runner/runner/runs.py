@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 import anyio
-import structlog
 
 from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
 from cnap_runner.opencode.wire import FilePart
-from cnap_runner.runner.active import ActiveRuns, Interruption
+from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.callbacks import Audience
 from cnap_runner.runner.execution import Execution
 from cnap_runner.runner.install import Install
@@ -20,11 +19,12 @@ from cnap_runner.runner.prompt import load_files
 from cnap_runner.runner.queue import TurnQueue
 from cnap_runner.runner.settlement import Settlement
 from cnap_runner.store.base import Admission, NewRun, Wish, WishKind
+from cnap_runner.telemetry.logging import get_logger
 
 WISH_SECONDS = 1.0
 """How often the wishes of other processes are read for the runs under way."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Runs:
@@ -49,9 +49,11 @@ class Runs:
         try:
             files = await load_files(request)
             while True:
-                admission, run = await self._enter(agent_id, request)
-                if admission is Admission.ENTERED:
-                    return await self._drive(run, request, files, audience=audience, deadline=deadline)
+                async with self.active.entering.holding(agent_id):
+                    admission, run = await self._enter(agent_id, request)
+                    active = self.active.add(run) if admission is Admission.ENTERED else None
+                if active is not None:
+                    return await self._drive(active, request, files, audience=audience, deadline=deadline)
                 result = await self._attend(run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
                     return result
@@ -114,16 +116,18 @@ class Runs:
 
     async def _drive(
         self,
-        run: RunRecord,
+        active: ActiveRun,
         request: RunRequest,
         files: tuple[FilePart, ...],
         *,
         audience: Audience,
         deadline: float | None,
     ) -> RunResult:
-        with self.active.register(run) as active:
+        try:
             execution = Execution(self._install, self._instances, self.queue, active=active, audience=audience)
             return await execution.run(request, files, deadline=deadline)
+        finally:
+            self.active.remove(active)
 
     async def _attend(self, run: RunRecord, *, deadline: float | None) -> RunResult:
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):

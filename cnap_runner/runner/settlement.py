@@ -12,7 +12,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import anyio
-import structlog
 
 from cnap_runner.errors import RunnerError, RunnerNotFound, ServerUnreachable, SessionNotFound
 from cnap_runner.model.events import RunEvent
@@ -25,13 +24,14 @@ from cnap_runner.runner.execution import result_of, turn_timing, wind_up
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances, LiveInstance
 from cnap_runner.store.base import AgentRow
+from cnap_runner.telemetry.logging import get_logger
 
 TRIES = 3
 
 ARRIVAL_SECONDS = 5.0
 """How long a request whose sender died may still take to arrive. Between two processes of one host it takes milliseconds."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _NOT_SENT = TurnEnd(
     outcome=Outcome.FAILED,
@@ -54,22 +54,32 @@ class Settlement:
     async def settle(self, run: RunRecord) -> RunResult | None:
         """Settle one entry. None where somebody else has the lease, or it ended meanwhile; the entry is as it was, then."""
         install = self._install
-        taken = await install.store.take_over(
-            run, manager_id=install.manager_id, at=install.now(), is_alive=self._is_driven
-        )
-        if taken is None:
+        active = await self._take(run)
+        if active is None:
             return None
-        with self._active.register(taken) as active:
-            try:
-                end, record = await self._find_out(active)
-                result = result_of(taken, end, install)
-                await install.store.finish_run(taken, result, runner=record, at=install.now())
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await install.store.release_lease(taken.agent_id, install.manager_id)
-                raise
-        _log.info("run_settled", run_id=taken.run_id, agent_id=taken.agent_id, outcome=str(result.outcome))
+        try:
+            end, record = await self._find_out(active)
+            result = result_of(active.run, end, install)
+            await install.store.finish_run(active.run, result, runner=record, at=install.now())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await install.store.release_lease(run.agent_id, install.manager_id)
+            raise
+        finally:
+            self._active.remove(active)
+        _log.info("run_settled", run_id=run.run_id, agent_id=run.agent_id, outcome=str(result.outcome))
         return result
+
+    async def _take(self, run: RunRecord) -> ActiveRun | None:
+        """Make the entry ours, with the lease, unless somebody drives it by now."""
+        install = self._install
+        async with self._active.entering.holding(run.agent_id):
+            if self._active.get(run.run_id) is not None:
+                return None
+            taken = await install.store.take_over(
+                run, manager_id=install.manager_id, at=install.now(), is_alive=self._is_driven
+            )
+            return None if taken is None else self._active.add(taken)
 
     def _is_driven(self, manager_id: str) -> bool:
         """Whether this manager's entries have coroutines. Ours that come here have none: nobody registered them."""

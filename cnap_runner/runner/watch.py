@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 
-import structlog
-
 from cnap_runner.errors import InstanceNotFound, RunnerNotFound
 from cnap_runner.model.instance import InstanceEventKind, Observation
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.active import ActiveRuns
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.telemetry.logging import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SHOULD_LIVE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
 
