@@ -7,6 +7,7 @@ import math
 import anyio
 
 from cnap_runner.errors import RunnerError, RunTimedOut
+from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
 from cnap_runner.opencode.wire import FilePart
@@ -56,6 +57,7 @@ class Runs:
                     return await self._drive(active, request, files, audience=audience, deadline=deadline)
                 result = await self._attend(run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
+                    await audience.tell(RunEnded(result))
                     return result
         except RunnerError as error:
             await audience.refuse(error)
