@@ -21,7 +21,7 @@ class Interrupts:
     def __init__(self) -> None:
         self._first: signal.Signals | None = None
         self._is_ignoring_keys = False
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
 
     @contextmanager
     def ignoring_keys(self) -> Iterator[None]:
@@ -34,17 +34,16 @@ class Interrupts:
 
     async def guard(self, main: Main) -> ExitCode | int | None:
         """Run a coroutine; a signal's exit code where one cut it short."""
-        loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, self._heard, number)
-        with self._scope:
+        with anyio.CancelScope() as self._scope:
+            for number in _SIGNALS:
+                asyncio.get_running_loop().add_signal_handler(number, self._heard, number)
             return await main(self)
         return _SIGNALS[self._first or signal.SIGINT]
 
     def _heard(self, number: signal.Signals) -> None:
         if number is signal.SIGINT and self._is_ignoring_keys:
             return
-        if self._first is None:
+        if self._first is None and self._scope is not None:
             self._first = number
             self._scope.cancel()
         else:

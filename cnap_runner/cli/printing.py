@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cnap_runner.model.run import RunResult
 
 _TOOL_WIDTH = 100
+_OUTPUT_LINES = 5
 _INPUTS = ("command", "filePath", "path", "pattern", "url", "query", "description")
 """What best says what a tool does, strongest first."""
 
@@ -101,7 +102,7 @@ class TextPrinter:
             case ToolStarted():
                 self._line(f"> {event.tool}  {brief(_what(event), _TOOL_WIDTH)}", style="cyan")
             case ToolFinished():
-                self._line(f"  {event.tool} done", style="dim")
+                self._line(f"  {event.tool} done{_shown_output(event)}", style="dim")
             case ToolFailed():
                 self._line(f"  {event.tool} failed: {brief(event.error, _TOOL_WIDTH)}", style="yellow")
             case ModelRetrying():
@@ -193,6 +194,15 @@ def make_printer(*, is_json: bool, is_streaming: bool | None) -> Printer:
 def _what(event: ToolStarted) -> str:
     said = next((event.input[name] for name in _INPUTS if isinstance(event.input.get(name), str)), event.title or "")
     return str(said)
+
+
+def _shown_output(event: ToolFinished) -> str:
+    """Give the first lines a command printed; what other tools return is meant for the model."""
+    if event.tool != "bash" or not event.output.strip():
+        return ""
+    lines = [f"\n    {brief(line, _TOOL_WIDTH)}" for line in event.output.strip().splitlines()]
+    more = f"\n    … {len(lines) - _OUTPUT_LINES} more lines" if len(lines) > _OUTPUT_LINES else ""
+    return ":" + "".join(lines[:_OUTPUT_LINES]) + more
 
 
 def _tell_end(result: RunResult) -> None:
