@@ -1,0 +1,295 @@
+"""A backend in memory, honest about state. Its relatives that fail are in `failing_backends`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+
+import anyio
+from anyio.lowlevel import checkpoint
+from anyio.streams.memory import MemoryObjectSendStream
+
+from cnap_runner.backends.base import Backend
+from cnap_runner.errors import (
+    ConflictError,
+    ImageNotFound,
+    InstanceExited,
+    InstanceNotFound,
+    InvalidInput,
+)
+from cnap_runner.model.instance import (
+    Capabilities,
+    EngineInfo,
+    ExecResult,
+    InstanceEvent,
+    InstanceEventKind,
+    InstanceRef,
+    InstanceSpec,
+    InstanceStatus,
+    Layout,
+    LogLine,
+    Observation,
+    ResourceUsage,
+)
+from cnap_runner.testing.fake_instance import LAYOUT, FakeInstance, unpacked
+from cnap_runner.testing.fake_programs import PROGRAMS, FakeFiles, Program, run_program
+
+FIRST_PORT = 40001
+"""Of endpoints when nobody serves: nothing listens there."""
+SIGTERM_EXIT, SIGKILL_EXIT = 143, 137
+
+Serve = Callable[[InstanceSpec], Awaitable[str]]
+"""Starts a server for an instance and gives its base URL."""
+
+_CAPABILITIES = Capabilities(
+    has_images=True,
+    isolates_files=True,
+    isolates_network=True,
+    isolates_processes=True,
+    limits_memory=True,
+    limits_cpu=True,
+    limits_pids=True,
+    can_pause=True,
+    survives_manager=True,
+)
+
+
+class FakeBackend(Backend):
+    """Keeps instances in memory; one object may serve several managers of a test.
+
+    ``serve`` is called at each start and gives the endpoint; without it nothing listens there. ``images`` are those that exist
+    (None: all). ``programs`` are added to those that `exec` understands. Besides the contract, `kill` and `emit` play what
+    happens inside an instance, and `reconnect` what happens to the watch.
+    """
+
+    def __init__(
+        self,
+        *,
+        serve: Serve | None = None,
+        images: Collection[str] | None = None,
+        programs: Mapping[str, Program] | None = None,
+    ) -> None:
+        self._serve = serve
+        self._images = images
+        self._programs = {**PROGRAMS, **(programs or {})}
+        self._instances: dict[str, FakeInstance] = {}
+        self._watches: dict[MemoryObjectSendStream[InstanceEvent], str] = {}
+        self._ports = count(FIRST_PORT)
+
+    # --- what happens by itself -------------------------------------------------------------------------------------
+
+    def kill(self, instance_id: str, exit_code: int = SIGKILL_EXIT, *, is_oom: bool = False) -> None:
+        """End a live instance from inside, as a crash or the kernel does."""
+        instance = self._instances[instance_id]
+        if not instance.is_live:
+            raise InstanceExited(f"{instance_id} is not running.")
+        instance.is_oom_killed = is_oom
+        if is_oom:
+            self._tell(instance, InstanceEventKind.OOM)
+        self._end(instance, exit_code)
+
+    def emit(self, instance_id: str, text: str, *, stream: str = "stdout") -> None:
+        """Let an instance print one line."""
+        instance = self._instances[instance_id]
+        instance.output.append(LogLine(stream=stream, text=text, at=_now()))
+        instance.tell()
+
+    def reconnect(self) -> None:
+        """Tell all watches that they were connected anew, as after an engine's restart."""
+        for watch in self._watches:
+            watch.send_nowait(_connected())
+
+    # --- the contract -----------------------------------------------------------------------------------------------
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All of them, in play."""
+        return _CAPABILITIES
+
+    def layout(self, spec: InstanceSpec) -> Layout:  # noqa: ARG002 - part of the contract
+        """Give the places that containers have."""
+        return LAYOUT
+
+    def file_owner(self) -> tuple[int, int] | None:
+        """None: files are the test's own."""
+        return None
+
+    async def check(self) -> EngineInfo:
+        """Give made-up facts."""
+        await self._enter()
+        return EngineInfo(name="fake", version="1")
+
+    async def prepare(self, install_id: str) -> None:  # noqa: ARG002 - part of the contract
+        """Nothing is shared."""
+        await self._enter()
+
+    async def create(self, spec: InstanceSpec) -> InstanceRef:
+        """Remember an instance."""
+        await self._enter()
+        if (known := self._instances.get(spec.instance_id)) is not None:
+            return known.ref
+        if self._images is not None and spec.image not in self._images:
+            raise ImageNotFound(f"There is no image {spec.image}.")
+        ref = InstanceRef(instance_id=spec.instance_id, handle=f"fake-{spec.instance_id}")
+        self._instances[spec.instance_id] = FakeInstance(spec=spec, ref=ref, files=FakeFiles(spec, LAYOUT))
+        return ref
+
+    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+        """Unpack the secrets, serve, and run."""
+        await self._enter()
+        instance = self._get(ref)
+        if instance.is_live:
+            return str(instance.endpoint)
+        instance.files.secrets = unpacked(secrets)
+        endpoint = await self._serve(instance.spec) if self._serve else f"http://127.0.0.1:{next(self._ports)}"
+        instance.endpoint, instance.status = endpoint, InstanceStatus.RUNNING
+        instance.started_at, instance.finished_at = _now(), None
+        instance.exit_code, instance.is_oom_killed = None, False
+        self._tell(instance, InstanceEventKind.STARTED)
+        return endpoint
+
+    async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End an instance by the signal that its grace leaves time for."""
+        await self._enter()
+        instance = self._instances.get(ref.instance_id)
+        if instance is not None and instance.is_live:
+            self._end(instance, SIGTERM_EXIT if grace else SIGKILL_EXIT)
+
+    async def remove(self, ref: InstanceRef, *, grace: timedelta) -> None:
+        """End and forget an instance."""
+        await self.stop(ref, grace=grace)
+        instance = self._instances.pop(ref.instance_id, None)
+        if instance is not None:
+            self._tell(instance, InstanceEventKind.REMOVED)
+
+    async def pause(self, ref: InstanceRef) -> None:
+        """Mark an instance paused."""
+        await self._enter()
+        instance = self._get_live(ref)
+        if instance.status is InstanceStatus.RUNNING:
+            instance.status = InstanceStatus.PAUSED
+            self._tell(instance, InstanceEventKind.PAUSED)
+
+    async def resume(self, ref: InstanceRef) -> None:
+        """Mark an instance running."""
+        await self._enter()
+        instance = self._get_live(ref)
+        if instance.status is InstanceStatus.PAUSED:
+            instance.status = InstanceStatus.RUNNING
+            self._tell(instance, InstanceEventKind.RESUMED)
+
+    async def inspect(self, ref: InstanceRef) -> Observation:
+        """Report one instance."""
+        await self._enter()
+        return self._get(ref).observation()
+
+    async def list_instances(self, install_id: str) -> list[Observation]:
+        """Report an install's instances."""
+        await self._enter()
+        return [one.observation() for one in self._instances.values() if one.spec.install_id == install_id]
+
+    def events(self, install_id: str) -> AbstractAsyncContextManager[AsyncIterator[InstanceEvent]]:
+        """Watch an install's instances."""
+        return self._watching(install_id)
+
+    async def logs(
+        self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Yield what was emitted."""
+        await self._enter()
+        instance = self._get(ref)
+        position = 0 if tail is None else max(0, len(instance.output) - tail)
+        while True:
+            is_live, changed = instance.is_live and is_following, instance.changed
+            while position < len(instance.output):
+                position += 1
+                yield instance.output[position - 1]
+            if not is_live:
+                return
+            await changed.wait()
+
+    async def usage(self, ref: InstanceRef) -> ResourceUsage:
+        """Give made-up figures."""
+        await self._enter()
+        instance = self._get_live(ref)
+        return ResourceUsage(
+            memory_bytes=50 << 20, memory_limit_bytes=instance.spec.limits.memory_bytes, cpu_seconds=1.0, pids=2
+        )
+
+    async def exec(self, ref: InstanceRef, argv: Sequence[str], *, timeout: timedelta) -> ExecResult:
+        """Run one of the fake's programs."""
+        await self._enter()
+        if not argv:
+            raise InvalidInput("There is no command to run.")
+        instance = self._get_live(ref)
+        if instance.status is InstanceStatus.PAUSED:
+            raise ConflictError(f"{ref.instance_id} is paused.", hint="Resume it first.")
+        with anyio.fail_after(timeout.total_seconds()):
+            return await run_program(self._programs, instance.files, argv)
+
+    def shell_command(self, ref: InstanceRef, argv: Sequence[str]) -> list[str]:  # noqa: ARG002 - part of the contract
+        """Give the command as it is."""
+        return list(argv)
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    async def purge(self, install_id: str) -> None:  # noqa: ARG002 - part of the contract
+        """Nothing was made."""
+        await self._enter()
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    async def _enter(self) -> None:
+        """Begin a verb: a place to be cancelled, and for relatives to fail."""
+        await checkpoint()
+
+    def _get(self, ref: InstanceRef) -> FakeInstance:
+        instance = self._instances.get(ref.instance_id)
+        if instance is None:
+            raise InstanceNotFound(f"There is no instance {ref.instance_id}.")
+        return instance
+
+    def _get_live(self, ref: InstanceRef) -> FakeInstance:
+        instance = self._get(ref)
+        if not instance.is_live:
+            raise InstanceExited(f"{ref.instance_id} is not running.")
+        return instance
+
+    def _end(self, instance: FakeInstance, exit_code: int) -> None:
+        instance.status, instance.endpoint = InstanceStatus.EXITED, None
+        instance.exit_code, instance.finished_at = exit_code, _now()
+        instance.files.secrets = {}
+        self._tell(instance, InstanceEventKind.DIED, exit_code=exit_code)
+
+    def _tell(self, instance: FakeInstance, kind: InstanceEventKind, *, exit_code: int | None = None) -> None:
+        instance.tell()
+        spec = instance.spec
+        event = InstanceEvent(
+            kind, instance_id=spec.instance_id, agent_id=spec.agent_id, at=_now(), exit_code=exit_code
+        )
+        for watch, install_id in self._watches.items():
+            if install_id == spec.install_id:
+                watch.send_nowait(event)
+
+    @asynccontextmanager
+    async def _watching(self, install_id: str) -> AsyncIterator[AsyncIterator[InstanceEvent]]:
+        await self._enter()
+        send, receive = anyio.create_memory_object_stream[InstanceEvent](float("inf"))
+        send.send_nowait(_connected())
+        self._watches[send] = install_id
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            del self._watches[send]
+
+
+def _connected() -> InstanceEvent:
+    return InstanceEvent(InstanceEventKind.CONNECTED, instance_id=None, agent_id=None, at=_now())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,80 @@
+"""One instance of a `FakeBackend`."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import anyio
+
+from cnap_runner.errors import InstanceExited
+from cnap_runner.model.instance import InstanceRef, InstanceSpec, InstanceStatus, Layout, LogLine, Observation
+from cnap_runner.testing.fake_programs import FakeFiles
+
+LAYOUT = Layout(
+    workspace="/workspace",
+    state="/agent/state",
+    home="/agent/home",
+    settings="/agent/settings",
+    secrets="/run/secrets",
+)
+
+
+@dataclass(slots=True)
+class FakeInstance:
+    """All there is of one instance."""
+
+    spec: InstanceSpec
+    ref: InstanceRef
+    files: FakeFiles
+    status: InstanceStatus = InstanceStatus.CREATED
+    endpoint: str | None = None
+    exit_code: int | None = None
+    is_oom_killed: bool = False
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    output: list[LogLine] = field(default_factory=list)
+    changed: anyio.Event = field(default_factory=anyio.Event)
+    """Set, and replaced, at each line of output and each change of status."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it runs, paused or not."""
+        return self.status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED}
+
+    def tell(self) -> None:
+        """Wake all who follow."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def observation(self) -> Observation:
+        """Report it."""
+        return Observation(
+            ref=self.ref,
+            install_id=self.spec.install_id,
+            agent_id=self.spec.agent_id,
+            generation=self.spec.generation,
+            spec_hash=self.spec.spec_hash,
+            status=self.status,
+            endpoint=self.endpoint,
+            exit_code=self.exit_code,
+            is_oom_killed=self.is_oom_killed,
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+        )
+
+
+def unpacked(archive: bytes) -> dict[str, bytes]:
+    """Unpack secrets; an archive that is none is refused, as the launcher refuses it."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for entry in tar:
+                content = tar.extractfile(entry)
+                if content is not None:
+                    found[entry.name.removeprefix("./")] = content.read()
+    except tarfile.TarError as error:
+        raise InstanceExited("The instance ended with exit code 78: its secrets are no tar archive.") from error
+    return found
