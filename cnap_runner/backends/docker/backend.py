@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import anyio
 from docker import APIClient
 
 from cnap_runner.backends.base import Backend
@@ -43,6 +44,7 @@ from cnap_runner.model.instance import (
 
 LAST_WORDS = 5
 """Lines of output quoted when an instance ends at once."""
+_FREEZE_PAUSES = (0.1, 0.3, 0.5)
 _NOT_FOUND = 404
 _CONFLICT = 409
 _CAPABILITIES = Capabilities(
@@ -248,17 +250,25 @@ class DockerBackend(Backend):
         listed: list[dict[str, Any]] = await self._engine.ask(partial(APIClient.containers, all=True, filters=filters))
         return listed
 
-    async def _change(self, ref: InstanceRef, change: Any, *, wanted: InstanceStatus) -> None:
-        """Pause or resume; what the engine refuses because it is so already is no error."""
-        with translated(f"Making {ref.instance_id} {wanted} failed"):
-            try:
-                await self._engine.ask(change)
-            except EngineRefusal as refusal:
-                seen = observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
-                if not seen.is_live:
-                    raise await self._exited(seen) from refusal
-                if seen.status is not wanted:
-                    raise
+    async def _change(self, ref: InstanceRef, change: Callable[[APIClient], None], *, wanted: InstanceStatus) -> None:
+        """Pause or resume; what the engine refuses because it is so already is no error.
+
+        On cgroup v1 the kernel may fail to freeze processes that it is just making; a moment later it can.
+        """
+        for pause in (*_FREEZE_PAUSES, None):
+            with translated(f"Making {ref.instance_id} {wanted} failed"):
+                try:
+                    return await self._engine.ask(change)
+                except EngineRefusal as refusal:
+                    seen = observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
+                    if not seen.is_live:
+                        raise await self._exited(seen) from refusal
+                    if seen.status is wanted:
+                        return None
+                    if pause is None or "freeze" not in refusal.message:
+                        raise
+            await anyio.sleep(pause)
+        return None
 
     async def _exited(self, seen: Observation) -> InstanceExited:
         words = await last_words(self._engine, seen.ref.handle, count=LAST_WORDS)

@@ -146,7 +146,9 @@ def _http_client(address: EngineAddress, version: str) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(
         uds=address.socket_path,
         verify=address.ssl_context(),
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=MAX_THREADS),
+        # Each call has a connection of its own: what the engine answers to "attach" and "exec" ends with the connection and does
+        # not say so in its header, so a pool would use a dead one again.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         socket_options=keep_alive,
         trust_env=False,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
-import anyio
 import httpcore
 
+from cnap_runner.aio.shield import shielded
 from cnap_runner.backends.docker.engine import Engine
 from cnap_runner.backends.docker.trouble import EngineRefusal
 from cnap_runner.errors import InstanceStartFailed
@@ -15,7 +16,7 @@ from cnap_runner.errors import InstanceStartFailed
 START_SECONDS = 120.0
 """The engine's answer to a start. On a busy host with a slow disk it takes far longer than the usual 0.3 s."""
 WRITE_SECONDS = 30.0
-CLOSE_SECONDS = 1.0
+CLOSE_LIMIT = timedelta(seconds=1)
 _NOT_MODIFIED = 304
 _UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
@@ -53,5 +54,5 @@ async def _write(stream: httpcore.AsyncNetworkStream, content: bytes) -> None:
         # Nobody reads: the launcher ended. How it ended is seen by whoever inspects the container next.
         return
     finally:
-        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+        async with shielded(CLOSE_LIMIT):
             await stream.aclose()

@@ -64,9 +64,7 @@ async def _collect(engine: Engine, exec_id: str) -> tuple[bytes, bool]:
     """Run a prepared command and keep the beginning of what it prints; the rest is read and dropped, or it would block."""
     output, is_truncated, decoder = bytearray(), False, FrameDecoder()
     body = {"Detach": False, "Tty": False}
-    # The answer lasts until the connection closes, which the engine does not say in its header: nobody may use it again.
-    once = {"Connection": "close"}
-    async with engine.stream("POST", f"/exec/{exec_id}/start", body=body, headers=once) as response:
+    async with engine.stream("POST", f"/exec/{exec_id}/start", body=body) as response:
         async for chunk in response.aiter_raw():
             for frame in decoder.feed(chunk):
                 room = MAX_OUTPUT_BYTES - len(output)

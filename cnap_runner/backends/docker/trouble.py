@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from cnap_runner.errors import (
     BackendError,
+    ConflictError,
     EnginePermissionDenied,
     EngineUnavailable,
     ImageNotFound,
@@ -49,6 +50,7 @@ _BY_WORDS: tuple[tuple[str, type[RunnerError], str | None], ...] = (
     ("no such container", InstanceNotFound, None),
     ("no such exec instance", InstanceExited, None),
     ("is not running", InstanceExited, None),
+    ("is paused", ConflictError, "Resume it first."),
     ("minimum memory limit", InvalidInput, None),
 )
 _PORT_WORDS = ("port is already allocated", "address already in use", "all ports are allocated")

@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Self
 
 import anyio
 import httpx
 
+from cnap_runner.aio.shield import shielded
 from cnap_runner.backends.docker.engine import Engine
 from cnap_runner.backends.docker.reports import EVENT_KINDS, event
 from cnap_runner.backends.docker.trouble import translated
@@ -20,6 +21,7 @@ from cnap_runner.model.instance import LABEL_INSTALL, InstanceEvent, InstanceEve
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
+CLOSE_LIMIT = timedelta(seconds=2)
 
 
 class EventWatch(AsyncIterator[InstanceEvent]):
@@ -104,7 +106,7 @@ class EventWatch(AsyncIterator[InstanceEvent]):
     async def _disconnect(self) -> None:
         connection, self._connection, self._lines = self._connection, None, None
         if connection is not None:
-            with anyio.CancelScope(shield=True):
+            async with shielded(CLOSE_LIMIT):
                 await connection.aclose()
 
 
