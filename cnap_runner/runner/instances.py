@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -46,6 +46,14 @@ _log = get_logger(__name__)
 
 
 @dataclass(slots=True)
+class Life:
+    """Whether an instance has ended, as the watch saw it."""
+
+    died: anyio.Event = field(default_factory=anyio.Event)
+    reason: str = ""
+
+
+@dataclass(slots=True)
 class LiveInstance:
     """An instance this manager can talk to."""
 
@@ -53,8 +61,7 @@ class LiveInstance:
     ref: InstanceRef
     endpoint: str
     client: OpenCodeClient
-    died: anyio.Event
-    """Set by the watch when the instance ended or was removed."""
+    life: Life
 
 
 class Instances:
@@ -64,16 +71,17 @@ class Instances:
         self._install = install
         self._template = template
         self._live: dict[str, LiveInstance] = {}
-        self._starting: dict[str, anyio.Event] = {}
+        self._starting: dict[str, Life] = {}
         self._is_prepared = False
 
-    def note_death(self, instance_id: str) -> None:
+    def note_death(self, instance_id: str, reason: str) -> None:
         """Tell whoever talks to this instance, or starts it, that it ended."""
-        for live in self._live.values():
-            if live.ref.instance_id == instance_id:
-                live.died.set()
+        lives = [live.life for live in self._live.values() if live.ref.instance_id == instance_id]
         if instance_id in self._starting:
-            self._starting[instance_id].set()
+            lives.append(self._starting[instance_id])
+        for life in lives:
+            life.reason = life.reason or reason
+            life.died.set()
 
     async def ensure(self, row: AgentRow) -> tuple[LiveInstance, RunnerRecord]:
         """Give a ready instance that fits the agent's spec, and the runner's record as it then is."""
@@ -127,7 +135,7 @@ class Instances:
 
     async def _use(self, record: RunnerRecord) -> LiveInstance | None:
         live = self._live.get(record.agent_id)
-        if live is not None and live.ref.instance_id == record.instance_id and not live.died.is_set():
+        if live is not None and live.ref.instance_id == record.instance_id and not live.life.died.is_set():
             return live
         return await self._adopt(record)
 
@@ -147,21 +155,21 @@ class Instances:
         if seen.endpoint is None:
             return None
         client = install.client_for(seen.endpoint, record.ref.instance_id)
-        died = anyio.Event()
+        life = Life()
         try:
-            await wait_until_ready(client, timeout=install.settings.health_timeout, died=died)
+            await wait_until_ready(client, timeout=install.settings.health_timeout, died=life.died)
         except (ServerError, InstanceExited) as error:
             await client.aclose()
             _log.warning("adoption_failed", agent_id=record.agent_id, error=str(error))
             return None
         _log.info("instance_adopted", agent_id=record.agent_id, instance_id=record.instance_id)
-        return await self._remember(record.agent_id, record.ref, seen.endpoint, client, died)
+        return await self._remember(record.agent_id, record.ref, seen.endpoint, client, life)
 
     async def _remember(
-        self, agent_id: str, ref: InstanceRef, endpoint: str, client: OpenCodeClient, died: anyio.Event
+        self, agent_id: str, ref: InstanceRef, endpoint: str, client: OpenCodeClient, life: Life
     ) -> LiveInstance:
         await self._forget(agent_id)
-        live = LiveInstance(agent_id=agent_id, ref=ref, endpoint=endpoint, client=client, died=died)
+        live = LiveInstance(agent_id=agent_id, ref=ref, endpoint=endpoint, client=client, life=life)
         self._live[agent_id] = live
         return live
 
@@ -230,7 +238,7 @@ class Instances:
     async def _boot(self, wanted: InstanceSpec, given: Provision) -> LiveInstance:
         install = self._install
         password = install.password_of(wanted.instance_id)
-        died = self._starting[wanted.instance_id] = anyio.Event()
+        life = self._starting[wanted.instance_id] = Life()
         try:
             async with _limit_start(install.settings.start_timeout.total_seconds()):
                 await anyio.to_thread.run_sync(self._lay_out, wanted.agent_id, given.config)
@@ -239,13 +247,14 @@ class Instances:
                 endpoint = await install.backend.start(ref, secrets=given.archive(password))
             client = install.client_for(endpoint, wanted.instance_id)
             try:
-                await wait_until_ready(client, timeout=install.settings.health_timeout, died=died)
+                await wait_until_ready(client, timeout=install.settings.health_timeout, died=life.died)
             except BaseException:
                 await client.aclose()
                 raise
-            return await self._remember(wanted.agent_id, ref, endpoint, client, died)
+            return await self._remember(wanted.agent_id, ref, endpoint, client, life)
         except (InstanceExited, ServerNotReady) as error:
-            raise type(error)(f"{error.message}{await self._last_words(wanted)}", hint=error.hint) from error
+            how = f" ({life.reason})" if life.reason else ""
+            raise type(error)(f"{error.message}{how}{await self._last_words(wanted)}", hint=error.hint) from error
         finally:
             del self._starting[wanted.instance_id]
 

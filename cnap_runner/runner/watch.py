@@ -75,7 +75,7 @@ class Watch:
             self._install.known.see((await self._install.store.get_agent(agent_id)).runner)
 
     async def _died(self, agent_id: str, instance_id: str, reason: str) -> None:
-        self._instances.note_death(instance_id)
+        self._instances.note_death(instance_id, reason)
         self._active.instance_died(instance_id, reason)
         if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=self._install.now()):
             await self._look(agent_id)
