@@ -51,8 +51,8 @@ async def build_image(
     """Build the image and give it a tag, unless the engine has it already, made of the same.
 
     ``base`` names an image based on Debian; by default it is `base.PUBLIC_BASE`, or a Debian made here where that cannot be
-    pulled. ``platform`` is ``linux/amd64`` or ``linux/arm64``, by default the engine's own. ``is_forced`` builds anew from a
-    fresh base. Idempotent, safe in several processes at once. ``progress`` is called from a worker thread; cancelling ends
+    pulled. ``platform`` is ``linux/amd64`` or ``linux/arm64``, by default the engine's own. ``is_forced`` builds anew, on
+    a fresh base where none is named. Idempotent, safe in several processes at once. ``progress`` is called from a worker thread; cancelling ends
     the build at its next word. Raises `EngineUnavailable`, `EnginePermissionDenied`, `InsufficientResources`,
     `InvalidInput` for a platform without a pinned OpenCode, and `ImageBuildFailed` with the log's last lines.
     """
@@ -103,7 +103,7 @@ def _build(tag: str, *, base: str | None, platform: str | None, is_forced: bool,
 def _send_build(
     engine: docker.APIClient, tag: str, inputs: BuildInputs, *, base: str, options: dict[str, Any], progress: Progress
 ) -> None:
-    with tempfile.TemporaryFile() as context:
+    with tempfile.TemporaryFile(dir=cache_dir()) as context:
         inputs.write_context(context, progress=progress)
         context.seek(0)
         progress(f"Building {tag} on {base} with OpenCode {inputs.opencode.version}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from cnap_runner.errors import ImageBuildFailed, InsufficientResources
 from cnap_runner.image import packages
-from cnap_runner.image.cache import cache_dir
+from cnap_runner.image.cache import cache_dir, locked
 from cnap_runner.image.packages import NPM, OPENCODE, Package, ensure_opencode_binary, fetch, host_platform
 
 _FETCH = """
@@ -113,3 +115,11 @@ def test_the_cache_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatc
     assert cache_dir() == Path("/xdg/cnap-runner")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_dir() == Path("/somewhere/.cache/cnap-runner")
+
+
+def test_a_full_disk_is_told_and_other_errors_stay_what_they_are(cache: Path) -> None:
+    """Only what is about the folder is called so: an HTTP library's error, which is an OSError too, is not."""
+    with pytest.raises(InsufficientResources, match="No space left"), locked(cache / "entry"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(requests.ConnectionError), locked(cache / "entry"):
+        raise requests.ConnectionError("engine gone")
