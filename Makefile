@@ -49,14 +49,14 @@ runner-build: engine ## build RUNNER_IMAGE_NAME:RUNNER_IMAGE_TAG
 	    $${RUNNER_BASE_IMAGE:+--base "$$RUNNER_BASE_IMAGE"} $${RUNNER_PLATFORM:+--platform "$$RUNNER_PLATFORM"}
 
 runner-push: registry-named runner-build ## push it to RUNNER_IMAGE_REGISTRY
-	$(CNAP) image push "$(RUNNER_IMAGE)" "$(RUNNER_IMAGE_REGISTRY)/$(RUNNER_IMAGE)"
+	$(CNAP) image push --tag "$(RUNNER_IMAGE)" "$(RUNNER_IMAGE_REGISTRY)/$(RUNNER_IMAGE)"
 
 registry-named:
 	if [ -z "$(RUNNER_IMAGE_REGISTRY)" ]; then \
 	    echo "runner-push: set RUNNER_IMAGE_REGISTRY, for example RUNNER_IMAGE_REGISTRY=registry.example.com/team" >&2; exit 2; fi
 
 runner-test: runner-build ## print the version of OpenCode inside it
-	$(CNAP) image version "$(RUNNER_IMAGE)"
+	$(CNAP) image version --tag "$(RUNNER_IMAGE)"
 
 wheel: setup-dev ## dist/*.whl, which works outside of this checkout
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

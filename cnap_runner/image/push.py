@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import anyio.to_thread
+from docker.utils import parse_repository_tag
 
 from cnap_runner.errors import ImageNotFound
 from cnap_runner.image.engine import connected, find_image, followed
@@ -12,7 +13,7 @@ from cnap_runner.image.packages import Progress, silent
 
 
 async def push_image(tag: str, target: str, *, progress: Progress = silent) -> None:
-    """Give the image another name, ``target`` (registry/name:tag), and push it there with the logins of Docker's own configuration.
+    """Give the image another name, ``target`` (registry/name, and :tag unless it is latest), and push it there with the logins of Docker's own configuration.
 
     Idempotent. ``progress`` is called from a worker thread. Raises `ImageNotFound`, and as `build.build_image` does; what the
     registry refuses is an `ImageBuildFailed` in its words.
@@ -21,7 +22,8 @@ async def push_image(tag: str, target: str, *, progress: Progress = silent) -> N
 
 
 def _push(tag: str, target: str, progress: Progress) -> None:
-    repository, _, version = target.rpartition(":")
+    repository, version = parse_repository_tag(target)
+    version = version or "latest"
     with connected() as engine:
         if find_image(engine, tag) is None:
             raise ImageNotFound(f"The engine has no image {tag}.")
