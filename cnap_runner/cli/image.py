@@ -67,3 +67,26 @@ async def _version(tag: str, _: Interrupts) -> None:
     from cnap_runner.image.build import image_version
 
     typer.echo(await image_version(tag))
+
+
+@app.command()
+def push(
+    ctx: typer.Context,
+    target: Annotated[str, typer.Argument(help="Where to, as registry/name:tag.", show_default=False)],
+    tag: Tag = None,
+) -> None:
+    """Give the image to a registry, with the logins of Docker's own configuration."""
+    settings: Settings = settings_of(ctx)
+    run_async(partial(_push, tag or settings.image, target))
+
+
+async def _push(tag: str, target: str, _: Interrupts) -> None:
+    from cnap_runner.cli.printing import Progress
+    from cnap_runner.image.push import push_image
+
+    progress = Progress(stderr())
+    try:
+        await push_image(tag, target, progress=progress.say)
+    finally:
+        progress.clear()
+    note(f"{tag} is at {target}")
