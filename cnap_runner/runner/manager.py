@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -117,6 +118,9 @@ class RunnerManager:
             if not delete_workspace:
                 return
         async with parts.emptied(agent_id, WishKind.DELETE):
+            with contextlib.suppress(RunnerNotFound):  # deleted before; only its files are left
+                # Ended first, so that its record says so and nobody takes the removal for a death.
+                await parts.instances.end((await install.store.get_agent(agent_id)).runner, reason="it is deleted")
             await parts.instances.remove_all(agent_id)
             await install.store.mark_deleted(agent_id, at=install.now())
             if delete_workspace:
