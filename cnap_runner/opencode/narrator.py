@@ -191,9 +191,9 @@ class Narrator:
         if answer.is_complete:
             return
         answer.is_complete = True
-        is_broken = message.finish in {None, "unknown"} and message.error is None and not answer.has_tools
+        is_broken = message.finish == "unknown" and not answer.has_tools
         self.broken_answers = self.broken_answers + 1 if is_broken else 0
-        if message.error is None:
+        if message.error is None and message.finish is not None:
             await self._emit(MessageCompleted(message.text or answer.text, message_id=message.id))
         if message.usage != Usage():
             self._usage += message.usage

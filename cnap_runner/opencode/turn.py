@@ -97,6 +97,8 @@ class Turn:
         self._on_taken: Callable[[], Awaitable[None]] | None = None
         self._failure: ProviderFailure | None = None
         self._is_given_up = False
+        # Whether the turn's user message was seen, and whether an answer to it was.
+        self._is_asked = False
         self._has_begun = False
         self._is_streaming = False
         # Moments of the event loop's clock.
@@ -199,13 +201,14 @@ class Turn:
         self._news_at = anyio.current_time()
         self._idle_since, self._looks = None, 0
         match event:
-            case SessionFailed(_, failure):
+            case SessionFailed(_, failure) if self._is_asked:
                 self._failure = self._failure or failure
             case SessionStatus():
                 # Whatever was told before, OpenCode got over it.
                 self._failure = None
-            case MessageUpdated(_, message):
-                self._has_begun = self._has_begun or (message.role == "assistant" and is_later(message.id, self._after))
+            case MessageUpdated(_, message) if is_later(message.id, self._after):
+                self._is_asked = True
+                self._has_begun = self._has_begun or message.role == "assistant"
 
     async def _look(self, *, is_known_idle: bool) -> TurnEnd | None:
         """Read the session and tell what was not told; return the end where it is one."""
@@ -226,6 +229,7 @@ class Turn:
 
     async def _take_in(self, messages: Sequence[SessionMessage], *, is_busy: bool, now: float) -> None:
         if messages:
+            self._is_asked = True
             await self._taken()
         self._has_begun = self._has_begun or any(message.role == "assistant" for message in messages)
         if is_busy:

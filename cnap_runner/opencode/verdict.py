@@ -87,7 +87,7 @@ def judge(messages: Sequence[SessionMessage], standing: Standing) -> TurnEnd | N
 def failed_by(failure: ProviderFailure) -> RunError:
     """Name an error of OpenCode's in our words, with the provider's message."""
     if failure.name == "MessageAbortedError":
-        return RunError("aborted", "The turn was aborted.")
+        return _ABORTED
     code = _CODES.get(failure.name) or _STATUS_CODES.get(failure.status or 0) or "provider_error"
     if failure.message.startswith("Model not found"):
         code = "model_not_found"
@@ -101,6 +101,7 @@ def total_usage(messages: Sequence[SessionMessage]) -> Usage:
 
 
 _UNDECIDED = RunError("undecided", "")
+_ABORTED = RunError("aborted", "The turn was aborted.")
 _INTERRUPTED = RunError(
     "interrupted",
     "The turn stopped in the middle of an answer: its server was ended. What it did so far is in the session.",
@@ -123,8 +124,11 @@ def _judge_unanswered(messages: Sequence[SessionMessage], standing: Standing) ->
 def _judge_last(answer: SessionMessage) -> RunError | None:
     if answer.error is not None:
         return failed_by(answer.error)
-    if not answer.is_complete or answer.is_summary or answer.finish is None or answer.finish in GOES_ON:
+    if not answer.is_complete or answer.is_summary or answer.finish in GOES_ON:
         return _UNDECIDED
+    if answer.finish is None:
+        # An abort during the pause before a retry completes the message and says nothing else (seen).
+        return _ABORTED
     if answer.finish == "length":
         return _TRUNCATED
     if answer.finish == "content-filter":

@@ -123,7 +123,7 @@ class Prompt:
     system: str | None = None
     """Added to the agent's system prompt, for this turn."""
     model: str | None = None
-    """``provider/model``; None: the server's own choice."""
+    """``provider/model``; None: that of the session's last prompt, else the server's own choice."""
 
     def to_json(self) -> dict[str, Any]:
         """Make it the body of ``prompt_async``."""
