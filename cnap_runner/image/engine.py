@@ -47,11 +47,16 @@ def followed(chunks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
     The engine ends a build or pull itself when its client goes. Raises what an error among the chunks means.
     """
+    failure = None
     for chunk in chunks:
         anyio.from_thread.check_cancelled()
+        # Read on to the end, so that the connection goes back to the client and is closed with it.
         if "error" in chunk:
-            raise meaning_of(str(chunk["error"]))
-        yield chunk
+            failure = str(chunk["error"])
+        elif failure is None:
+            yield chunk
+    if failure is not None:
+        raise meaning_of(failure)
 
 
 def meaning_of(message: str) -> ImageBuildFailed | InsufficientResources:
