@@ -113,12 +113,17 @@ def _reachable(address: EngineAddress) -> Iterator[None]:
         raise EngineRefusal(error.response.status_code, error.explanation or str(error)) from error
     except TLSParameterError as error:
         raise InvalidInput(f"The certificates for {address.host} cannot be used: {one_line(str(error))}.") from error
-    except (DockerException, requests.RequestException, httpx.TransportError) as error:
+    except (DockerException, requests.RequestException, httpx.TransportError, OSError) as error:
         raise unreachable(address.host, error) from error
 
 
 def _sdk_client(address: EngineAddress) -> APIClient:
     """Connect and agree on the newest version of the API that the engine speaks."""
+    if address.socket_path is not None:
+        # The SDK leaves a socket open when nobody answers on it, and hides the system's error; both are avoided by asking first.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(CONNECT_SECONDS)
+            probe.connect(address.socket_path)
     oldest = _sdk_client_of(address, MINIMUM_DOCKER_API_VERSION)
     try:
         return _sdk_client_of(address, str(oldest.version(api_version=False)["ApiVersion"]))
