@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from datetime import timedelta
 from pathlib import Path
 
 import anyio
+from anyio.to_thread import run_sync
 
 from cnap_runner.backends.process.folders import load_status
 from cnap_runner.backends.process.observe import is_running
@@ -31,14 +31,12 @@ def ask_to_end(folder: Path, grace: timedelta) -> LauncherStatus | None:
 
 async def await_end(status: LauncherStatus, grace: timedelta) -> None:
     """Wait for a launcher's end; when it takes too long it is killed, and the kernel kills its server."""
-    pidfd = open_pidfd(status.launcher)
+    pidfd = await run_sync(open_pidfd, status.launcher)
     if pidfd is None:
         return
-    try:
+    with pidfd:
         with anyio.move_on_after((grace + _LAUNCHER_GRACE).total_seconds()):
             await anyio.wait_readable(pidfd)
             return
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
         await anyio.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 import anyio
@@ -42,7 +42,7 @@ class Watch:
         self._folders = folders
         self._install_id = install_id
         self._sights: dict[str, Sight] = {}
-        self._pidfds: dict[ProcessIdentity, int] = {}
+        self._pidfds: dict[ProcessIdentity, FileIO] = {}
         self._stirred = asyncio.Event()
 
     @contextlib.asynccontextmanager
@@ -50,7 +50,7 @@ class Watch:
         """Look for the first time, so that whatever changes from then on is told."""
         try:
             self._sights = await run_sync(self._look)
-            self._follow_launchers()
+            await self._follow_launchers()
             yield self._events()
         finally:
             for identity in list(self._pidfds):
@@ -74,7 +74,7 @@ class Watch:
                 is_connected = False
                 continue
             before, self._sights = self._sights, sights
-            self._follow_launchers()
+            await self._follow_launchers()
             if not is_connected:
                 is_connected = True
                 yield _event(InstanceEventKind.CONNECTED, None)
@@ -90,26 +90,26 @@ class Watch:
                     sights[folder.name] = sight
         return sights
 
-    def _follow_launchers(self) -> None:
+    async def _follow_launchers(self) -> None:
         live = {sight.launcher for sight in self._sights.values() if sight.launcher and sight.seen.is_live}
         for identity in set(self._pidfds) - live:
             self._unfollow(identity)
         for identity in live - set(self._pidfds):
-            descriptor = open_pidfd(identity)
-            if descriptor is None:
+            pidfd = await run_sync(open_pidfd, identity)
+            if pidfd is None:
                 self.stir()
                 continue
-            self._pidfds[identity] = descriptor
-            asyncio.get_running_loop().add_reader(descriptor, self._on_end, identity)
+            self._pidfds[identity] = pidfd
+            asyncio.get_running_loop().add_reader(pidfd, self._on_end, identity)
 
     def _on_end(self, identity: ProcessIdentity) -> None:
         self._unfollow(identity)
         self.stir()
 
     def _unfollow(self, identity: ProcessIdentity) -> None:
-        descriptor = self._pidfds.pop(identity)
-        asyncio.get_running_loop().remove_reader(descriptor)
-        os.close(descriptor)
+        pidfd = self._pidfds.pop(identity)
+        asyncio.get_running_loop().remove_reader(pidfd)
+        pidfd.close()
 
 
 def look_at(folder: Path) -> Sight:

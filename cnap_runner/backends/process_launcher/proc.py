@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -98,16 +99,19 @@ def is_alive(identity: ProcessIdentity) -> bool:
     return stat_of(identity) is not None
 
 
-def open_pidfd(identity: ProcessIdentity) -> int | None:
-    """Open a descriptor that stays with this very process and becomes readable when it ends; None when it has ended."""
+def open_pidfd(identity: ProcessIdentity) -> FileIO | None:
+    """Open a handle that stays with this very process and becomes readable when it ends; None when it has ended.
+
+    A file, not a bare descriptor: one that nobody takes any more closes itself.
+    """
     try:
-        descriptor = os.pidfd_open(identity.pid)
+        handle = os.fdopen(os.pidfd_open(identity.pid), "rb", buffering=0)
     except ProcessLookupError:
         return None
-    # Looked at after opening: from here on the descriptor cannot change hands.
+    # Looked at after opening: from here on the handle cannot change hands.
     if is_alive(identity):
-        return descriptor
-    os.close(descriptor)
+        return handle
+    handle.close()
     return None
 
 

@@ -6,7 +6,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from cnap_runner.backends.process import ProcessBackend
-from cnap_runner.backends.process_launcher.proc import identify
+from cnap_runner.backends.process_launcher.proc import ProcessIdentity, identify
 from cnap_runner.model.instance import InstanceRef, InstanceSpec, InstanceStatus
 
 GRACE = timedelta(seconds=5)
@@ -116,38 +117,47 @@ async def test_stop_ends_what_a_killed_launcher_left(
     assert probe.of_instance(ref.instance_id) == []
 
 
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that belongs to nobody here."""
+    process = subprocess.Popen(["sleep", "1000"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def _claim(folder: Path, identity: ProcessIdentity) -> None:
+    """Make an instance's folder say that this process is its launcher and its server."""
+    status = json.loads((folder / "status.json").read_text())
+    status["launcher"] = status["server"] = asdict(identity)
+    (folder / "status.json").write_text(json.dumps({**status, "finished_at": None, "exit_code": None}))
+
+
 async def test_f26_a_pid_given_to_a_stranger_is_not_mistaken(
-    backend: ProcessBackend, started: tuple[InstanceRef, str], probe: Any
+    backend: ProcessBackend, started: tuple[InstanceRef, str], stranger: subprocess.Popen[bytes]
 ) -> None:
     """A process that has the launcher's pid, but not its start time, makes no instance live and is never signalled."""
     ref, _ = started
     await backend.stop(ref, grace=GRACE)
-    with subprocess.Popen(["sleep", "1000"]) as stranger:
-        status = json.loads((Path(ref.handle) / "status.json").read_text())
-        status["launcher"]["pid"] = status["server"]["pid"] = stranger.pid
-        status["finished_at"] = None
-        (Path(ref.handle) / "status.json").write_text(json.dumps(status))
-        assert (await backend.inspect(ref)).status is InstanceStatus.EXITED
-        await backend.stop(ref, grace=timedelta(0))
-        await backend.remove(ref, grace=timedelta(0))
-        assert stranger.poll() is None
-        stranger.kill()
+    identity = identify(stranger.pid)
+    assert identity is not None
+    _claim(Path(ref.handle), replace(identity, start_time=identity.start_time - 1))
+    assert (await backend.inspect(ref)).status is InstanceStatus.EXITED
+    await backend.stop(ref, grace=timedelta(0))
+    await backend.remove(ref, grace=timedelta(0))
+    assert stranger.poll() is None
 
 
 async def test_f26_a_pid_of_another_boot_is_not_mistaken(
-    backend: ProcessBackend, started: tuple[InstanceRef, str], probe: Any
+    backend: ProcessBackend, started: tuple[InstanceRef, str], stranger: subprocess.Popen[bytes]
 ) -> None:
     """After a reboot even pid and start time may fit a stranger; the exit code is then unknown."""
     ref, _ = started
     await backend.stop(ref, grace=GRACE)
-    with subprocess.Popen(["sleep", "1000"]) as stranger:
-        me = identify(stranger.pid)
-        assert me is not None
-        status = json.loads((Path(ref.handle) / "status.json").read_text())
-        status["launcher"] = {"pid": me.pid, "start_time": me.start_time, "boot_id": "another"}
-        status |= {"finished_at": None, "exit_code": None}
-        (Path(ref.handle) / "status.json").write_text(json.dumps(status))
-        seen = await backend.inspect(ref)
-        assert (seen.status, seen.exit_code) == (InstanceStatus.EXITED, None)
-        assert stranger.poll() is None
-        stranger.kill()
+    identity = identify(stranger.pid)
+    assert identity is not None
+    _claim(Path(ref.handle), replace(identity, boot_id="another"))
+    seen = await backend.inspect(ref)
+    assert (seen.status, seen.exit_code) == (InstanceStatus.EXITED, None)
+    await backend.stop(ref, grace=timedelta(0))
+    assert stranger.poll() is None
