@@ -216,10 +216,12 @@ class RunnerManager:
     async def _close(self) -> None:
         """End turns, stop what nobody else uses, sign off. Within ``shutdown_timeout``, whatever happens."""
         parts = self._parts
-        if parts is None or os.getpid() != self._pid:
+        if parts is None:
             return
         self._is_closing = True
         parts.tasks.cancel_scope.cancel()
+        if os.getpid() != self._pid:
+            return  # A forked child has nothing to sign off: the agents, the lock and the row are its parent's.
         async with shielded(parts.install.settings.shutdown_timeout):
             await parts.end()
 

@@ -18,6 +18,7 @@ from cnap_runner.telemetry.logging import get_logger
 _log = get_logger(__name__)
 
 _SHOULD_LIVE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
+_CAN_DIE = _SHOULD_LIVE | {RunnerStatus.STARTING}
 
 
 class Watch:
@@ -75,9 +76,13 @@ class Watch:
             self._install.known.see((await self._install.store.get_agent(agent_id)).runner)
 
     async def _died(self, agent_id: str, instance_id: str, reason: str) -> None:
+        at = self._install.now()
+        known = self._install.known.get(agent_id)
+        if known is not None and known.instance_id == instance_id and known.status in _CAN_DIE:
+            self._install.known.see(known.failed(reason=reason, at=at))
         self._instances.note_death(instance_id, reason)
         self._active.instance_died(instance_id, reason)
-        if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=self._install.now()):
+        if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=at):
             await self._look(agent_id)
             _log.warning("instance_died", agent_id=agent_id, instance_id=instance_id, reason=reason)
 

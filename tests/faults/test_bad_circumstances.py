@@ -60,7 +60,7 @@ async def test_an_agent_that_exits_at_once_tells_its_last_words(settings: Settin
     """What the container wrote before it ended is in the error."""
     with contextlib.closing(docker.from_env()) as engine:
         recipe = b'FROM cnap-runner:latest\nENTRYPOINT ["/bin/sh", "-c", "echo the disk is upside down; exit 3"]\n'
-        image, _ = engine.images.build(fileobj=io.BytesIO(recipe), tag="cnap-runner-test:exits", rm=True)
+        engine.images.build(fileobj=io.BytesIO(recipe), tag="cnap-runner-test:exits", rm=True)
         try:
             error, _ = await refusal(settings.model_copy(update={"image": "cnap-runner-test:exits"}), spec)
         finally:

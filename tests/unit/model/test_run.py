@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnap_runner.errors import InvalidInput, NotSupportedYet
-from cnap_runner.model.run import RUN_TRANSITIONS, Attachment, Message, RunRequest, RunState, Usage, refuse_unbuilt_request
+from cnap_runner.model.run import (
+    RUN_TRANSITIONS,
+    Attachment,
+    Message,
+    RunRequest,
+    RunState,
+    Usage,
+    refuse_unbuilt_request,
+)
 
 
 def user(text: str = "do it", **more: Any) -> Message:

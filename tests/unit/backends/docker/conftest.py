@@ -29,7 +29,10 @@ class CuttingEngine:
         async with stream:
             request = b""
             while b"\r\n\r\n" not in request:
-                request += await stream.receive()
+                try:
+                    request += await stream.receive()
+                except anyio.EndOfStream:
+                    return  # somebody only looked whether anybody answers
             url = urlsplit(request.split()[1].decode())
             if url.path.endswith("/version"):
                 await self._whole(stream, {"ApiVersion": "1.41"})

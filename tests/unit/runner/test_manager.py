@@ -1,0 +1,452 @@
+"""RunnerManager and Runner, on fakes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from cnap_runner import AgentSpec, Outcome, RunnerError, RunnerManager, RunnerStatus, RunRequest, StatusCallback
+from cnap_runner.errors import (
+    ManagerUnusable,
+    NotSupportedYet,
+    RunInProgress,
+    RunnerNotFound,
+    RunTimedOut,
+    ServerNotReady,
+    ServerRefusedPassword,
+    UnsupportedServerVersion,
+)
+from cnap_runner.testing.fake_opencode import (
+    BrokenDatabaseOpenCode,
+    Fail,
+    FakeOpenCode,
+    Hold,
+    Say,
+    Version2OpenCode,
+)
+
+Ask = Callable[..., RunRequest]
+
+
+async def test_create_starts_nothing_and_run_does(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """A known agent costs nothing until it works."""
+    runner = await manager.create_runner(spec)
+    assert (runner.status, house.starts) == (RunnerStatus.PENDING, [])
+    assert (house.data_dir / "workspace" / "alice").is_dir()
+    result = await runner.run(ask("hello"))
+    assert (result.success, result.output, result.agent_id, result.task_id) == (True, "HELLO", "alice", "main")
+    assert (runner.status, house.starts) == (RunnerStatus.READY, ["alice"])
+
+
+async def test_create_is_idempotent(manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """The same spec again keeps the instance; tasks go on."""
+    runner = await manager.create_runner(spec)
+    first = await runner.run(ask())
+    again = await (await manager.create_runner(spec)).run(ask())
+    assert house.starts == ["alice"]
+    assert first.session_id == again.session_id
+
+
+async def test_changed_settings_apply_at_the_next_turn_in_a_new_instance(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """The whole spec is replaced; the session goes on."""
+    first = await (await manager.create_runner(spec)).run(ask())
+    changed = spec.model_copy(update={"opencode": {"username": "x"}})
+    runner = await manager.create_runner(changed)
+    second = await runner.run(ask())
+    assert house.starts == ["alice", "alice"]
+    assert runner.record.generation == 2
+    assert first.session_id == second.session_id
+
+
+async def test_each_task_has_a_session_of_its_own(manager: RunnerManager, spec: AgentSpec, ask: Ask) -> None:
+    """Two tasks of one agent share the instance, not the conversation."""
+    runner = await manager.create_runner(spec)
+    a1, b, a2 = [await runner.run(ask(task_id=task)) for task in ("a", "b", "a")]
+    assert a1.session_id == a2.session_id != b.session_id
+
+
+async def test_a_lost_session_is_replaced(manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """A state folder wiped by hand costs the conversation, not the agent."""
+    runner = await manager.create_runner(spec)
+    first = await runner.run(ask())
+    house.servers["alice"].forget_session(first.session_id)
+    second = await runner.run(ask())
+    assert second.success
+    assert second.session_id != first.session_id
+
+
+async def test_only_what_is_new_is_sent_with_the_runs_own_words(
+    manager: RunnerManager, house: Any, spec: AgentSpec
+) -> None:
+    """The session remembers the rest; the request's model and system prompt win over the agent's."""
+    runner = await manager.create_runner(spec.model_copy(update={"system_prompt": "agent's"}))
+    messages = [
+        {"role": "user", "content": "old"},
+        {"role": "assistant", "content": "OLD"},
+        {"role": "user", "content": "new", "files": [{"name": "a.txt", "content": b"file"}]},
+    ]
+    await runner.run(RunRequest(messages=messages))
+    await runner.run(RunRequest(messages=messages, system_prompt="run's", model="fake/other"))
+    first, second = house.servers["alice"].bodies
+    assert [part.get("text") or part["filename"] for part in first["parts"]] == ["new", "a.txt"]
+    assert (first["system"], second["system"]) == ("agent's", "run's")
+    assert (first["model"]["modelID"], second["model"]["modelID"]) == ("demo", "other")
+
+
+async def test_a_file_that_cannot_be_read_is_refused_before_anything_starts(
+    manager: RunnerManager, house: Any, spec: AgentSpec, tmp_path: Path
+) -> None:
+    """The error names the file; the ledger has no entry."""
+    runner = await manager.create_runner(spec)
+    request = RunRequest(messages=[{"role": "user", "content": "x", "files": [str(tmp_path / "nowhere.txt")]}])
+    with pytest.raises(RunnerError, match=r"nowhere\.txt cannot be attached"):
+        await runner.run(request)
+    assert (house.starts, await manager.list_runs()) == ([], [])
+
+
+async def test_a_providers_error_is_a_failed_result(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """It does not raise: the prompt was sent. The provider's message is in it."""
+    house.script([Fail("No credit left.", status=401)])
+    result = await (await manager.create_runner(spec)).run(ask())
+    assert result.outcome is Outcome.FAILED
+    assert result.error is not None
+    assert "No credit left." in result.error.message
+
+
+async def test_the_stream_ends_with_the_result(manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """States, text, and the result as the last event."""
+    house.script([Say("Hello ", "world")])
+    runner = await manager.create_runner(spec)
+    events = [event async for event in runner.stream(ask())]
+    assert "".join(event.text for event in events if event.type == "text_delta") == "Hello world"
+    states = [str(event.state) for event in events if event.type == "status"]
+    assert states == ["queued", "starting", "sending", "running", "ended"]
+    assert events[-1].type == "ended"
+    assert events[-1].result.output == "Hello world"
+
+
+async def test_leaving_the_stream_aborts_the_turn(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Nobody is left to hear it; the agent is usable at once."""
+    house.script([Say("begins"), Hold()])
+    runner = await manager.create_runner(spec)
+    async with aclosing(runner.stream(ask())) as events:
+        async for event in events:
+            if event.type == "text_delta":
+                break
+    (run,) = await manager.list_runs("alice")
+    assert run.result is not None
+    assert run.result.outcome is Outcome.ABORTED
+    assert (await runner.run(ask("next"))).output == "NEXT"
+
+
+async def test_abort_ends_only_the_runs_of_its_task(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """The one under way ends as aborted, the other task's goes on."""
+    house.script([Say("a"), Hold()])
+    runner = await manager.create_runner(spec)
+    results: dict[str, Any] = {}
+
+    async def run(task: str) -> None:
+        results[task] = await runner.run(ask(task_id=task))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, "one")
+        await until(lambda: len(house.prompts) == 1)
+        tasks.start_soon(run, "two")
+        await anyio.sleep(0.05)
+        await runner.abort("one")
+    assert results["one"].outcome is Outcome.ABORTED
+    assert results["one"].output == "a"
+    assert results["two"].success
+
+
+async def test_aborting_nothing_is_no_error(manager: RunnerManager, spec: AgentSpec) -> None:
+    """There is nothing to wait for."""
+    await (await manager.create_runner(spec)).abort("main")
+
+
+async def test_a_run_waits_its_turn_or_is_refused(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Turns of one agent go one at a time, in order; ``wait=False`` does not wait."""
+    house.script([Say("first"), Hold()])
+    runner = await manager.create_runner(spec)
+    outputs: list[str] = []
+
+    async def run(prompt: str) -> None:
+        outputs.append((await runner.run(ask(prompt))).output)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run, "one")
+        await until(lambda: house.prompts == ["one"])
+        for prompt in ("two", "three"):
+            tasks.start_soon(run, prompt)
+            await anyio.sleep(0.02)
+        with pytest.raises(RunInProgress):
+            await runner.run(ask("impatient", wait=False))
+        assert house.prompts == ["one"]
+        house.servers["alice"].release()
+    assert outputs == ["first", "TWO", "THREE"]
+    assert house.prompts == ["one", "two", "three"]
+
+
+async def test_time_that_is_over_in_the_queue_is_raised_and_nothing_is_sent(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """The entry says not sent; the run before it is not disturbed."""
+    house.script([Say("first"), Hold()])
+    runner = await manager.create_runner(spec)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.run, ask("one"))
+        await until(lambda: house.prompts == ["one"])
+        with pytest.raises(RunTimedOut):
+            await runner.run(ask("late", timeout=0.2))
+        house.servers["alice"].release()
+    late, first = await manager.list_runs("alice")
+    assert late.result is not None
+    assert late.result.error is not None
+    assert (late.result.outcome, late.result.error.code) == (Outcome.TIMED_OUT, "not_sent")
+    assert first.result is not None
+    assert first.result.success
+    assert house.prompts == ["one"]
+
+
+async def test_a_turn_that_takes_too_long_is_timed_out_with_what_it_said(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """``timeout`` counts from the call, ``max_run_time`` from sending."""
+    house.script([Say("half an ans"), Hold()], [Say("half again"), Hold()])
+    runner = await manager.create_runner(spec)
+    by_timeout = await runner.run(ask(timeout=1))
+    assert (by_timeout.outcome, by_timeout.output) == (Outcome.TIMED_OUT, "half an ans")
+    runner = await manager.create_runner(AgentSpec(agent_id="alice", model="fake/demo", life={"max_run_time": 0.5}))
+    by_limit = await runner.run(ask())
+    assert (by_limit.outcome, by_limit.output) == (Outcome.TIMED_OUT, "half again")
+    assert (await runner.run(ask("next"))).output == "NEXT"
+
+
+async def test_a_death_in_mid_turn_fails_the_run_and_the_next_starts_anew(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """It does not hang, it is no success, and the session goes on."""
+    house.script([Say("half"), Hold()])
+    runner = await manager.create_runner(spec)
+    async with aclosing(runner.stream(ask())) as events:
+        async for event in events:
+            if event.type == "text_delta":
+                await house.kill()
+            elif event.type == "ended":
+                result = event.result
+    assert result.error is not None
+    assert (result.outcome, result.error.code, result.output) == (Outcome.FAILED, "instance_died", "half")
+    assert runner.status is RunnerStatus.FAILED
+    again = await runner.run(ask("again"))
+    assert (again.output, again.session_id) == ("AGAIN", result.session_id)
+
+
+async def test_a_death_while_idle_shows_and_is_explained(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Without being asked for."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    await house.kill()
+    await until(lambda: runner.status is RunnerStatus.FAILED)
+    assert runner.record.reason == "it was killed by signal 9"
+
+
+@pytest.mark.parametrize(
+    ("server", "error"),
+    [
+        (Version2OpenCode, UnsupportedServerVersion),
+        (BrokenDatabaseOpenCode, ServerNotReady),
+        (lambda _: FakeOpenCode("another password"), ServerRefusedPassword),
+        (lambda password: FakeOpenCode(password, version="1.17.0"), UnsupportedServerVersion),
+    ],
+)
+async def test_a_server_that_will_not_do_is_one_clear_error_and_leaves_nothing(
+    house: Any, spec: AgentSpec, ask: Ask, server: Any, error: type[RunnerError]
+) -> None:
+    """Version, password and readiness are found out before anything is sent."""
+    house.make_server = server
+    async with house.manager(health_timeout=1) as manager:
+        runner = await manager.create_runner(spec)
+        with pytest.raises(error) as caught:
+            await runner.run(ask())
+        assert caught.value.hint
+        assert runner.status is RunnerStatus.FAILED
+        assert house.backend._instances == {}
+        house.make_server = FakeOpenCode
+        assert (await runner.run(ask("well"))).output == "WELL"
+
+
+async def test_stop_keeps_the_session(manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """The next run starts a new instance and goes on."""
+    runner = await manager.create_runner(spec)
+    first = await runner.run(ask())
+    await manager.stop_runner("alice")
+    assert (await manager.get_runner("alice")).status is RunnerStatus.STOPPED
+    await manager.stop_runner("alice")
+    second = await runner.run(ask())
+    assert (second.session_id, house.starts) == (first.session_id, ["alice", "alice"])
+
+
+async def test_delete_forgets_the_agent_and_keeps_its_files(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """A later agent of that id goes on with them; ``delete_workspace`` ends all of it; an unknown id is no error."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    workspace = house.data_dir / "workspace" / "alice"
+    (workspace / "kept.txt").write_text("x")
+    await manager.delete_runner("alice")
+    with pytest.raises(RunnerNotFound):
+        await manager.get_runner("alice")
+    assert (workspace / "kept.txt").exists()
+    assert house.backend._instances == {}
+    await manager.create_runner(spec)
+    await manager.delete_runner("alice", delete_workspace=True)
+    assert not workspace.exists()
+    assert not (house.data_dir / "agents" / "alice").exists()
+    await manager.delete_runner("alice")
+    await manager.delete_runner("nobody", delete_workspace=True)
+
+
+async def test_purge_leaves_no_agent_and_no_instance(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Everything of the install goes."""
+    await (await manager.create_runner(spec)).run(ask())
+    await manager.purge()
+    assert (await manager.list_runners(), house.backend._instances) == ([], {})
+
+
+async def test_at_its_end_a_manager_stops_or_leaves_what_it_used(house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """``on_shutdown`` decides; what is left is adopted by the next, without a new start."""
+    async with house.manager(on_shutdown="leave") as manager:
+        await (await manager.create_runner(spec)).run(ask())
+    assert [i.is_live for i in house.backend._instances.values()] == [True]
+    async with house.manager() as manager:
+        runner = await manager.get_runner("alice")
+        assert (await runner.run(ask("adopted"))).output == "ADOPTED"
+        assert house.starts == ["alice"]
+    assert [i.is_live for i in house.backend._instances.values()] == [False]
+
+
+async def test_an_agent_that_another_living_manager_uses_is_not_stopped(house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """The last one that used it stops it."""
+    async with house.manager() as last:
+        async with house.manager() as first:
+            await (await first.create_runner(spec)).run(ask())
+            await (await last.get_runner("alice")).run(ask())
+        assert [i.is_live for i in house.backend._instances.values()] == [True]
+        assert (await (await last.get_runner("alice")).run(ask("still here"))).success
+    assert [i.is_live for i in house.backend._instances.values()] == [False]
+
+
+async def test_closing_ends_the_turns_under_way(house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """A run that is left behind ends as aborted, with its entry settled."""
+    house.script([Say("half"), Hold()])
+    results: list[Any] = []
+    async with anyio.create_task_group() as tasks, house.manager() as manager:
+        runner = await manager.create_runner(spec)
+
+        async def run() -> None:
+            results.append(await runner.run(ask()))
+
+        tasks.start_soon(run)
+        await until(lambda: len(house.prompts) == 1)
+    assert [result.outcome for result in results] == [Outcome.ABORTED]
+
+
+async def test_callbacks_are_told_of_a_refusal(manager: RunnerManager, spec: AgentSpec, ask: Ask) -> None:
+    """``on_error`` and the raised error are the same."""
+    heard: list[RunnerError] = []
+
+    class Callback(StatusCallback):
+        async def on_error(self, task_id: str, error: RunnerError, /) -> None:
+            heard.append(error)
+
+    runner = await manager.create_runner(spec)
+    await manager.delete_runner("alice")
+    with pytest.raises(RunnerNotFound) as caught:
+        await runner.run(ask(), Callback())
+    assert heard == [caught.value]
+
+
+async def test_a_manager_is_used_inside_its_context_once(house: Any, spec: AgentSpec) -> None:
+    """Before, after and twice are one clear error each."""
+    manager = house.manager()
+    with pytest.raises(ManagerUnusable, match="was not entered"):
+        await manager.create_runner(spec)
+    async with manager:
+        pass
+    with pytest.raises(ManagerUnusable, match="is closed"):
+        await manager.list_runners()
+    with pytest.raises(ManagerUnusable, match="entered once"):
+        await manager.__aenter__()
+
+
+async def test_a_manager_refuses_to_work_in_a_forked_child(
+    manager: RunnerManager, spec: AgentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has no lock, no connections and no loop of its own."""
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        with pytest.raises(ManagerUnusable, match="forked child"):
+            await manager.create_runner(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("pause_runner", ("alice",)),
+        ("recover_runner", ("alice",)),
+        ("hold", ("alice", "me", datetime.now(UTC))),
+        ("release", ("alice", "me")),
+        ("apply", ([],)),
+        ("export_agent", ("alice", Path("x"))),
+        ("import_agent", (Path("x"),)),
+        ("rotate_secrets", ("alice",)),
+        ("stats", ()),
+    ],
+)
+async def test_what_is_not_built_says_so(manager: RunnerManager, name: str, arguments: tuple[Any, ...]) -> None:
+    """It is refused by name, never silently nothing."""
+    with pytest.raises(NotSupportedYet, match=name):
+        await getattr(manager, name)(*arguments)
+
+
+async def test_bad_ids_are_refused_everywhere(manager: RunnerManager) -> None:
+    """No path trick gets through any door."""
+    for call in (
+        manager.get_runner,
+        manager.start_runner,
+        manager.stop_runner,
+        manager.delete_runner,
+        manager.list_runs,
+    ):
+        with pytest.raises(RunnerError, match="is not an id"):
+            await call("../etc")
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not is_so():
+            await anyio.sleep(0.01)
