@@ -24,18 +24,23 @@ class StatusCallback(Protocol):
 
     async def on_status_change(self, task_id: str, status: RunState, /) -> None:
         """The run's ledger entry moved on."""
+        return
 
     async def on_event(self, task_id: str, event: RunEvent, /) -> None:
         """Every event, the text fragments too; the last is `RunEnded`."""
+        return
 
     async def on_message(self, task_id: str, text: str, /) -> None:
         """One whole message of the assistant; a turn that uses tools has several."""
+        return
 
     async def on_complete(self, task_id: str, result: RunResult, /) -> None:
         """The run ended with this result, whatever its outcome."""
+        return
 
     async def on_error(self, task_id: str, error: RunnerError, /) -> None:
         """The run was refused or failed before its prompt was sent; ``run()`` raises the same error."""
+        return
 
 
 class Audience:

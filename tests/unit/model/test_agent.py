@@ -68,7 +68,7 @@ def test_errors_do_not_repeat_values() -> None:
 def test_a_spec_is_frozen() -> None:
     """What others hold cannot be changed under them."""
     with pytest.raises(Exception, match="frozen"):
-        spec().agent_id = "bob"
+        spec().agent_id = "bob"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class House:
 
 
 def password_of(key: bytes, instance_id: str) -> str:
-    return Install.password_of(type("Key", (), {"key": key})(), instance_id)  # type: ignore[arg-type]
+    return Install.password_of(type("Key", (), {"key": key})(), instance_id)
 
 
 @pytest.fixture

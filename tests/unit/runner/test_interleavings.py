@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -90,7 +91,7 @@ async def test_runs_of_one_agent_from_two_managers_go_in_the_order_of_the_ledger
             await until(lambda: house.prompts == ["0"])
             for number in range(1, 7):
                 tasks.start_soon(runners[number % 2].run, ask(str(number)))
-                await until_async(lambda number=number: queue_is(one, number + 1))
+                await until_async(partial(queue_is, one, number + 1))
             house.servers["alice"].release()
         assert house.prompts == [str(number) for number in range(7)]
         entries = await one.list_runs("alice")
