@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -70,13 +71,18 @@ def _let_go_of_streams() -> None:
 def _run(order: argparse.Namespace, archive: bytes, status: LauncherStatus) -> None:
     log = OutputLog(order.folder)
     try:
-        unpack_secrets(order.folder, archive, memory=order.memory)
+        place = unpack_secrets(order.folder, archive, memory=order.memory)
         environment = {**os.environ, PASSWORD_VARIABLE: read_password(order.folder)}
         supervisor = Supervisor(order.folder, status, log)
-        supervisor.run([str(order.binary), *LISTEN_ARGUMENTS], cwd=order.workspace, environment=environment)
+        try:
+            supervisor.run([str(order.binary), *LISTEN_ARGUMENTS], cwd=order.workspace, environment=environment)
+        finally:
+            # Gone already, unless somebody removed the instance's folder, and with it the link that leads here.
+            shutil.rmtree(place, ignore_errors=True)
     except (BadArchive, OSError) as error:
         # What is written here is of our making or the kernel's; a value from the archive is in neither.
         log.write("stderr", f"cnap-runner: {error}".encode())
         remove_secrets(order.folder)
         code = EXIT_REFUSED if isinstance(error, BadArchive) else EXIT_CANNOT_EXECUTE
-        status.ended(code).write(order.folder)
+        if order.folder.is_dir():
+            status.ended(code).write(order.folder)

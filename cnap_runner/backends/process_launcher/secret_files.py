@@ -19,8 +19,8 @@ class BadArchive(Exception):
     """What came on standard input is not the archive of secrets that was announced."""
 
 
-def unpack_secrets(folder: Path, archive: bytes, *, memory: Path | None) -> None:
-    """Unpack the archive where the instance expects its secrets, readable by this user alone.
+def unpack_secrets(folder: Path, archive: bytes, *, memory: Path | None) -> Path:
+    """Unpack the archive where the instance expects its secrets, readable by this user alone; give the folder they really are in.
 
     ``memory`` is a folder on a memory file system; without one they lie in the instance's folder. Raises `BadArchive`, `OSError`.
     """
@@ -37,6 +37,7 @@ def unpack_secrets(folder: Path, archive: bytes, *, memory: Path | None) -> None
                 _unpack(tar, member, place)
     except tarfile.TarError as error:
         raise BadArchive("standard input is no tar archive") from error
+    return place.resolve()
 
 
 def read_password(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -123,6 +124,19 @@ async def test_what_is_no_archive_is_refused(backend: ProcessBackend, make_spec:
     ref = await backend.create(make_spec())
     with pytest.raises(InstanceExited, match="exit code 78"):
         await backend.start(ref, secrets=b"garbage")
+
+
+async def test_f23_secrets_go_even_when_the_data_folder_is_deleted(
+    started: tuple[InstanceRef, str], ask: Callable[[str, str], Awaitable[Any]], probe: Any
+) -> None:
+    """Whoever deletes the folder under a running instance leaves no secret in memory once it ends."""
+    ref, endpoint = started
+    memory = (Path(ref.handle) / "secrets").readlink()
+    launcher = probe.pid_of(Path(ref.handle))
+    shutil.rmtree(ref.handle)
+    await ask(endpoint, "/exit?code=0")
+    await probe.until(lambda: not probe.is_alive(launcher))
+    assert not memory.exists()
 
 
 def test_without_memory_they_lie_in_the_instances_folder(tmp_path: Path, archive: bytes) -> None:
