@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     fetch_models: bool = True
     """Let OpenCode fetch its catalogue of models when it starts; off, it knows those of its own release."""
     log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    """What is logged from which weight on, to standard error, by the command line. A library's logs are its program's business."""
     log_format: Literal["console", "json"] = "console"
+    """How it is logged: for people, or one JSON object per line."""
 
     def __init__(self, **values: Any) -> None:
         try:
