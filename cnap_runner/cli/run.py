@@ -13,6 +13,7 @@ import typer
 
 from cnap_runner.cli import install
 from cnap_runner.cli.exits import ExitCode, code_of_outcome
+from cnap_runner.cli.failing import root_cause
 from cnap_runner.cli.options import Agent, Keep, settings_of
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import InvalidInput, RunnerError, RunnerNotFound
@@ -199,6 +200,8 @@ async def follow(manager: RunnerManager, runner: Runner, request: RunRequest, pr
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSING_WORDS_SECONDS):
             await _tell_interrupted(manager, runner, request, printer)
         raise
+    except BaseExceptionGroup as group:
+        raise root_cause(group) from group
     if result is None:
         raise RunnerError("The run ended without a result.")
     return result

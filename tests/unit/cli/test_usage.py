@@ -1,0 +1,113 @@
+"""Bad input: one clear error, nothing made."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import House
+
+
+def test_help_names_every_command_and_exit_code(cli: House) -> None:
+    """`--help` is enough to begin with."""
+    text = cli("--help").output
+    for command in (
+        "run",
+        "abort",
+        "runs",
+        "ps",
+        "logs",
+        "shell",
+        "start",
+        "stop",
+        "rm",
+        "demo",
+        "doctor",
+        "image",
+        "purge",
+    ):
+        assert f"│ {command} " in text
+    assert "130 ended by Ctrl-C" in " ".join(text.split())
+
+
+def test_help_loads_no_library_that_only_commands_need() -> None:
+    """Help and completion answer at once."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from cnap_runner.cli.app import app\n"
+        "assert CliRunner().invoke(app, ['run', '--help']).exit_code == 0\n"
+        "heavy = {'sqlalchemy', 'docker', 'httpx', 'structlog', 'anyio', 'uvicorn', 'starlette'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "alice"), 2, "PROMPT"),
+        (("run", "alice", "hi", "--nonsense"), 2, "--nonsense"),
+        (("nonsense",), 2, "nonsense"),
+        (("--backend", "lxc", "ps"), 2, "lxc"),
+        (("run", "../up", "hi", "--model", "a/b"), 2, "is not an id"),
+        (("run", "alice", "hi", "--model", "nomodel"), 2, "is not a model"),
+        (("run", "alice", "hi", "--model", "a/b", "--timeout", "soon"), 2, "not a duration"),
+        (("run", "alice", " ", "--model", "a/b"), 2, "needs text"),
+        (("run", "alice", "hi", "--model", "a/b", "--file", "missing.txt"), 2, "missing.txt"),
+        (("run", "alice", "hi"), 4, "needs a model"),
+        (("logs", "alice"), 4, "There are no agents in"),
+        (("stop",), 2, "Name the agents"),
+        (("stop", "alice", "--all"), 2, "Name the agents"),
+        (("rm",), 2, "at least one agent"),
+        (("shell", "alice"), 2, "needs a terminal"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(cli: House, arguments: tuple[str, ...], code: int, says: str) -> None:
+    """The exit code tells the kind, the message what to do; there is no traceback."""
+    done = cli(*arguments)
+    assert done.exit_code == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_looking_makes_no_install(cli: House) -> None:
+    """A look at a wrong folder leaves it as it was."""
+    assert cli("ps").exit_code == 0
+    assert cli("ps", "--json").stdout == "[]\n"
+    assert cli("runs").exit_code == 0
+    assert cli("purge", "--yes").exit_code == 0
+    assert not cli.data_dir.exists()
+
+
+def test_a_prompt_that_is_no_text_is_refused(cli: House) -> None:
+    """Standard input has to be UTF-8."""
+    done = cli("run", "alice", "-", "--model", "a/b", given=b"\xff\xfe")
+    assert (done.exit_code, "not UTF-8" in done.stderr) == (2, True)
+
+
+def test_a_wrong_setting_is_one_line(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable's field is named."""
+    monkeypatch.setenv("CNAP_RUNNER_MEMORY_MB", "lots")
+    done = cli("ps")
+    assert (done.exit_code, "memory_mb" in done.stderr) == (2, True)
+
+
+def test_a_defect_shows_its_traceback_only_to_who_asks(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unexpected errors are one line as well; `--log-level debug` shows where."""
+    from cnap_runner.cli import install
+
+    def broken(_: object) -> bool:
+        raise ZeroDivisionError("by design")
+
+    monkeypatch.setattr(install, "is_there", broken)
+    plain, debugging = cli("ps"), cli("--log-level", "debug", "ps")
+    assert (plain.exit_code, debugging.exit_code) == (1, 1)
+    assert "ZeroDivisionError: by design" in plain.stderr
+    assert ("Traceback" in plain.stderr, "Traceback" in debugging.stderr) == (False, True)
