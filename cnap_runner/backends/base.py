@@ -120,7 +120,7 @@ class Backend(ABC):
         """Run one command inside a live instance, as the agent's user, in the workspace.
 
         Its output is kept up to 1 MiB. Raises `InvalidInput` for an empty ``argv``, `InstanceNotFound`, `InstanceExited`,
-        and `TimeoutError` when it takes longer; the command may then go on inside.
+        `ConflictError` for a paused one, and `TimeoutError` when it takes longer; the command may then go on inside.
         """
 
     @abstractmethod

@@ -57,14 +57,14 @@ class Cli:
         self.data_dir = data_dir
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CNAP_RUNNER_")}
         ours = {"CNAP_RUNNER_DATA_DIR": str(data_dir), "CNAP_RUNNER_FETCH_MODELS": "false", **variables}
-        self._environment = inherited | ours
+        self.environment = inherited | ours
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command and leave it running."""
         program = str(Path(sys.executable).with_name("cnap-runner"))
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [program, *arguments], env=self._environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [program, *arguments], env=self.environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
 
     def run(self, *arguments: str, code: int = 0, given: str | None = None) -> subprocess.CompletedProcess[str]:
