@@ -6,7 +6,7 @@ import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -45,6 +45,9 @@ CALL_TIMEOUT: Final = timedelta(seconds=30)
 """For one call. Each takes milliseconds, but a starved server may take seconds."""
 SILENCE: Final = timedelta(seconds=25)
 """A stream that says nothing for so long is dead: the server sends a heartbeat every 10 s."""
+
+OPENING: Final = timedelta(seconds=10)
+"""For a stream to open. It takes milliseconds, or a second in a fresh process; one that boots may take the request and never answer."""
 
 _LONGEST_QUOTE = 300
 
@@ -163,14 +166,16 @@ class OpenCodeClient:
 
     @asynccontextmanager
     async def _events(self, silence: timedelta) -> AsyncIterator[AsyncIterator[ServerEvent]]:
-        limit = CALL_TIMEOUT.total_seconds()
-        timeout = httpx.Timeout(limit, read=silence.total_seconds())
-        with _translated():
-            async with httpx_sse.aconnect_sse(self._http, "GET", "/event", timeout=timeout) as source:
+        timeout = httpx.Timeout(OPENING.total_seconds(), read=silence.total_seconds())
+        async with AsyncExitStack() as stack:
+            with _translated():
+                connection = httpx_sse.aconnect_sse(self._http, "GET", "/event", timeout=timeout)
+                with anyio.fail_after(OPENING.total_seconds()):
+                    source = await stack.enter_async_context(connection)
                 if source.response.status_code != httpx.codes.OK:
                     await source.response.aread()
                     _refuse(source.response)
-                yield _parsed(source)
+            yield _parsed(source)
 
     async def _get_json(
         self, path: str, *, params: Mapping[str, int] | None = None, timeout: timedelta | None = None
@@ -212,7 +217,7 @@ class _translated:  # noqa: N801 - used like a function
     ) -> None:
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol):
             raise ServerUnreachable(f"The server does not answer ({_reason(error)}).") from error
-        if isinstance(error, httpx.TransportError):
+        if isinstance(error, httpx.TransportError | TimeoutError):
             raise ConnectionLost(f"The connection to the server broke ({_reason(error)}).") from error
         if isinstance(error, httpx.DecodingError | httpx_sse.SSEError | UnicodeDecodeError):
             raise ServerRejected("The server's answer cannot be decoded.") from error

@@ -31,6 +31,9 @@ FIRST_PAGE = 32
 FIRST_LOOK = 0.05
 LAST_LOOK = 1.0
 """Seconds between two looks at a session that is idle and not done: doubling from the first to the last."""
+FIRST_READ_LIMIT = 2.0
+LAST_READ_LIMIT = 30.0
+"""Seconds that one reading may take: doubling with each that took longer. A server that boots takes requests and never answers them (seen)."""
 SERVER_FAILED = 500
 """The first status of errors after which a prompt may have been taken all the same."""
 MOST_BROKEN_ANSWERS = 5
@@ -105,7 +108,7 @@ class Turn:
         self._news_at = self._begins_by = self._read_at = 0.0
         self._idle_since: float | None = None
         self._unreadable_since: float | None = None
-        self._looks = 0
+        self._looks = self._slow_reads = 0
 
     async def send_and_follow(self, prompt: Prompt, *, on_taken: Callable[[], Awaitable[None]]) -> TurnEnd:
         """Send the prompt, once, and follow its turn to the end.
@@ -215,11 +218,13 @@ class Turn:
         now = self._read_at = anyio.current_time()
         self._looks += 1
         try:
-            is_busy = not is_known_idle and await self._client.is_busy(self.session_id)
-            messages = await _read_turn(self._client, self.session_id, self._after)
-        except ServerError as error:
+            with anyio.fail_after(min(FIRST_READ_LIMIT * (1 << min(self._slow_reads, 8)), LAST_READ_LIMIT)):
+                is_busy = not is_known_idle and await self._client.is_busy(self.session_id)
+                messages = await _read_turn(self._client, self.session_id, self._after)
+        except (ServerError, TimeoutError) as error:
+            self._slow_reads += isinstance(error, TimeoutError)
             return self._judge_unreadable(error, now)
-        self._unreadable_since = None
+        self._slow_reads, self._unreadable_since = 0, None
         await self._take_in(messages, is_busy=is_busy, now=now)
         end = judge(messages, self._standing(is_busy=is_busy, now=now))
         if end is None:
@@ -247,10 +252,10 @@ class Turn:
             failure=self._failure,
         )
 
-    def _judge_unreadable(self, error: ServerError, now: float) -> TurnEnd | None:
+    def _judge_unreadable(self, error: ServerError | TimeoutError, now: float) -> TurnEnd | None:
         """A server that is away may come back, and whoever watches its instance ends the turn otherwise. One that answers
         without giving the messages leaves the end unknown."""
-        if isinstance(error, ServerUnreachable):
+        if isinstance(error, ServerUnreachable | TimeoutError):
             return None
         if self._unreadable_since is None:
             self._unreadable_since = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hypothesis import given
@@ -78,7 +78,12 @@ def essence(events: list[RunEvent]) -> dict[str, Any]:
             key = f"{event.type} {event.part_id}"
             texts[key] = texts.get(key, "") + event.text
     loose = {"text_delta", "reasoning_delta", "tool_progress", "usage"}
-    once = [repr(event) for event in events if event.type not in loose]
+    # A tool that was first heard of at its end has its title from the start.
+    once = [
+        repr(replace(event, title=None) if isinstance(event, ToolStarted) else event)
+        for event in events
+        if event.type not in loose
+    ]
     usage = [event for event in events if event.type == "usage"]
     return {"texts": texts, "once": sorted(once), "usage": usage[-1:]}
 
