@@ -178,8 +178,9 @@ def test_ordinary_text_stays_readable(text: str) -> None:
 
 
 def test_source_code_stays_readable() -> None:
-    """Redacting this package's own sources changes nothing."""
-    sources = Path(__file__).parents[3].glob("cnap_runner/**/*.py")
+    """Redacting this package's own sources changes nothing, made-up passwords of stubs aside."""
+    package = Path(__file__).parents[3] / "cnap_runner"
+    sources = [path for path in package.glob("**/*.py") if "testing" not in path.parts]
     redactor = Redactor()
     assert [path.name for path in sources if redactor.redact(path.read_text()) != path.read_text()] == []
 
