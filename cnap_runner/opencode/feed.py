@@ -68,16 +68,16 @@ async def open_feed(client: OpenCodeClient, *, silence: timedelta, backoff: Back
     """Keep a stream of events open for as long as the context lasts. Its first item is `Opened` or `Lost`."""
     sender, receiver = anyio.create_memory_object_stream[FeedItem](_ROOM)
     failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_pump, client, sender, silence, backoff)
-        try:
-            yield Feed(receiver)
-        except Exception as error:  # noqa: BLE001 - raised again below: a task group would wrap it
-            failure = error
-        finally:
-            tasks.cancel_scope.cancel()
-            sender.close()
-            receiver.close()
+    # Closed after the task has ended: until then it may still pass something on.
+    with sender, receiver:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_pump, client, sender, silence, backoff)
+            try:
+                yield Feed(receiver)
+            except Exception as error:  # noqa: BLE001 - raised again below: a task group would wrap it
+                failure = error
+            finally:
+                tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
@@ -93,9 +93,17 @@ async def _pump(
                 await items.send(Opened())
                 async for event in events:
                     failures = 0
-                    await items.send(event)
+                    await _pass_on(items, event)
         except ServerError as error:
             reason = error
         failures += 1
         await items.send(Lost(reason))
         await anyio.sleep(backoff.pause(failures))
+
+
+async def _pass_on(items: MemoryObjectSendStream[FeedItem], event: ServerEvent) -> None:
+    """Hand on an event; without giving up the processor while there is room, since events come in bundles."""
+    try:
+        items.send_nowait(event)
+    except anyio.WouldBlock:
+        await items.send(event)
