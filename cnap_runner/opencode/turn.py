@@ -132,6 +132,8 @@ class Turn:
 
         What it did before is told first.
         """
+        self._is_streaming = False
+        self._narrator.stream_broke()
         async with self._feed() as feed:
             return await self._follow(feed)
 
@@ -157,6 +159,7 @@ class Turn:
     async def _follow(self, feed: Feed) -> TurnEnd:
         now = anyio.current_time()
         self._news_at = self._read_at = now
+        self._idle_since, self._looks = None, 0
         self._begins_by = now + self._timing.not_started_after.total_seconds()
         end: TurnEnd | None = None
         while end is None:

@@ -107,8 +107,14 @@ _INTERRUPTED = RunError(
     "The turn stopped in the middle of an answer: its server was ended. What it did so far is in the session.",
     retryable=True,
 )
-_TRUNCATED = RunError("output_truncated", "The answer is longer than the model may write; its end is missing.")
-_FILTERED = RunError("content_filtered", "The provider's content filter stopped the answer.")
+_UNFIT = MappingProxyType(
+    {
+        "length": RunError("output_truncated", "The answer is longer than the model may write; its end is missing."),
+        "content-filter": RunError("content_filtered", "The provider's content filter stopped the answer."),
+        "error": RunError("provider_error", "The model ended its answer with an error.", retryable=True),
+    }
+)
+"""Reasons to stop that leave an answer unfit to be a success. The rest, most of all ``stop``, end it well."""
 
 
 def _judge_unanswered(messages: Sequence[SessionMessage], standing: Standing) -> TurnEnd | None:
@@ -129,11 +135,7 @@ def _judge_last(answer: SessionMessage) -> RunError | None:
     if answer.finish is None:
         # An abort during the pause before a retry completes the message and says nothing else (seen).
         return _ABORTED
-    if answer.finish == "length":
-        return _TRUNCATED
-    if answer.finish == "content-filter":
-        return _FILTERED
-    return None
+    return _UNFIT.get(answer.finish)
 
 
 def _ended(answers: Sequence[SessionMessage], error: RunError | None, *, model: str | None = None) -> TurnEnd:

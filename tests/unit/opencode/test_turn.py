@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 
 import anyio
@@ -451,6 +452,32 @@ async def test_turn_may_be_followed_again_by_the_same_object(server: FakeOpenCod
     await bench.client.abort(bench.session_id)
     end = await turn.follow()
     assert (end.outcome, bench.heard.text) == (Outcome.ABORTED, "a")
+
+
+async def test_text_missed_between_two_followings_is_told_at_its_place(server: FakeOpenCode, bench: Bench) -> None:
+    """Deltas that nobody heard are not skipped: the part waits for its whole text."""
+    server.script([Hold()])
+    session = server.sessions[bench.session_id]
+    turn = await bench.turn()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(turn.send_and_follow, Prompt(texts=("Hi",)), on_taken=bench.heard.on_taken))
+        await _prompts(server, 1)
+        answer = session.add_answer(session.messages[0]["info"]["id"], {})
+        part = session.add_part(answer, {"type": "text", "text": "", "time": {"start": 1}})
+        session.publish_delta(part, "a")
+        await _said(bench)
+        tasks.cancel_scope.cancel()
+    session.publish_delta(part, "b")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(turn.follow)
+        while server.streams.opened < 2:
+            await anyio.sleep(0.001)
+        session.publish_delta(part, "c")
+        part.update(text="abc", time={"start": 1, "end": 2})
+        session.publish_part(part)
+        session.complete(answer, "stop")
+        server.release()
+    assert bench.heard.text == "abc"
 
 
 async def test_f12_turn_cut_off_by_the_death_of_its_server_is_interrupted(server: FakeOpenCode, bench: Bench) -> None:
