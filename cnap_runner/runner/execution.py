@@ -17,6 +17,7 @@ from cnap_runner.errors import (
     ServerError,
     ServerUnreachable,
     SessionNotFound,
+    StoreError,
 )
 from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged, TextDelta
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunRequest, RunResult, RunState
@@ -25,10 +26,11 @@ from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.active import ActiveRun, Interruption
+from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.callbacks import Audience
 from cnap_runner.runner.event_redaction import RedactedEvents
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances, LiveInstance
+from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
 from cnap_runner.store.base import AgentRow, Wish
@@ -156,12 +158,18 @@ class Execution:
         message, is_retryable = "The run was given up before its prompt was sent.", True
         if isinstance(error, RunnerError):
             message = self._install.redactor.redact(error.message)
-        if isinstance(error, RunAborted) or not isinstance(error, Exception):
+        if isinstance(error, RunAborted):
             outcome, code, is_retryable = Outcome.ABORTED, "aborted", False
+        elif not isinstance(error, Exception):
+            outcome = Outcome.ABORTED
         elif isinstance(error, RunTimedOut):
             outcome = Outcome.TIMED_OUT
         end = TurnEnd(outcome=outcome, error=RunError(code=code, message=message, retryable=is_retryable))
-        await self._store_end(end, runner=runner)
+        try:
+            await self._store_end(end, runner=runner)
+        except StoreError as trouble:
+            # The agent may have been deleted with its ledger; what led here is what the caller must hear.
+            _log.warning("run_not_ended", run_id=self._active.run.run_id, error=str(trouble))
 
     # --- from the sending on --------------------------------------------------------------------------------------------
 
@@ -176,24 +184,22 @@ class Execution:
             timing=turn_timing(self._install),
         )
         end: TurnEnd | None = None
-        is_cancelled = True
         try:
             await self._tell_state(RunState.SENDING)
             with active.interruptible(latest if deadline is None else min(deadline, latest)):
                 end = await turn.send_and_follow(sendable.prompt, on_taken=self._taken)
-            is_cancelled = False
         except ServerError as error:
-            is_cancelled = False
             if active.run.state is RunState.SENDING:
                 # Nobody said that the server has it: it certainly does not (see Turn.send_and_follow).
                 await self._end_unsent(error, runner=sendable.record)
                 raise
             end = failed_by(error)
-        finally:
-            if is_cancelled:
-                active.interrupt(Interruption.ABORTED, "its caller was cancelled")
-                async with shielded(WIND_UP * 2):
-                    await self._finish(await wind_up(active, turn, live.client, heard=self._heard), sendable.record)
+        except BaseException as error:
+            is_cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+            active.interrupt(Interruption.ABORTED, "its caller was cancelled" if is_cancelled else f"of {error!r}")
+            async with shielded(WIND_UP * 2):
+                await self._finish(await wind_up(active, turn, live.client, heard=self._heard), sendable.record)
+            raise
         async with shielded(WIND_UP * 2):
             if end is None:
                 end = await wind_up(active, turn, live.client, heard=self._heard)

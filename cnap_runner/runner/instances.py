@@ -6,11 +6,9 @@ once, and a ledger entry that names one says exactly which life of the server it
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
@@ -19,21 +17,15 @@ from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import (
     InstanceExited,
     InstanceNotFound,
-    InstanceStartFailed,
     MaxContainersReached,
     RunnerError,
     ServerError,
-    ServerNotReady,
 )
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.ids import new_id
-from cnap_runner.model.instance import InstanceRef, InstanceSpec, InstanceStatus
+from cnap_runner.model.instance import InstanceRef, InstanceStatus
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.runner.boot import Booter, Life, LiveInstance, Plan
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.provisioning import CONFIG_FILE, Provision, instance_spec, provision, spec_hash
-from cnap_runner.runner.readiness import wait_until_ready
-from cnap_runner.runner.workspace import AgentFolders, folder_error
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -45,34 +37,14 @@ LAST_WORDS = 5
 _log = get_logger(__name__)
 
 
-@dataclass(slots=True)
-class Life:
-    """Whether an instance has ended, as the watch saw it."""
-
-    died: anyio.Event = field(default_factory=anyio.Event)
-    reason: str = ""
-
-
-@dataclass(slots=True)
-class LiveInstance:
-    """An instance this manager can talk to."""
-
-    agent_id: str
-    ref: InstanceRef
-    endpoint: str
-    client: OpenCodeClient
-    life: Life
-
-
 class Instances:
     """The instances this manager talks to. All methods but `note_death` need the agent's lease."""
 
     def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
         self._install = install
-        self._template = template
+        self._booter = Booter(install, template)
         self._live: dict[str, LiveInstance] = {}
         self._starting: dict[str, Life] = {}
-        self._is_prepared = False
 
     def note_death(self, instance_id: str, reason: str) -> None:
         """Tell whoever talks to this instance, or starts it, that it ended."""
@@ -87,7 +59,7 @@ class Instances:
         """Give a ready instance that fits the agent's spec, and the runner's record as it then is."""
         record = row.runner
         if record.status in {RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED}:
-            if record.spec_hash == self._hash(row.spec):
+            if record.spec_hash == self._booter.hash_of(row.spec):
                 live = await self._use(record)
                 if live is not None:
                     return live, replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
@@ -112,13 +84,40 @@ class Instances:
             record = record.stop_intended(reason=reason, at=install.now())
             await install.save_runner(record)
         await self._forget(record.agent_id)
-        for ref in await self._refs_of(record.agent_id):
+        for ref in [record.ref] if record.ref is not None else await self._refs_of(record.agent_id):
             await install.backend.stop(ref, grace=install.settings.stop_timeout)
         if record.status is not RunnerStatus.STOPPED:
             record = record.stopped(reason=reason, at=install.now())
             await install.save_runner(record)
         _log.info("runner_stopped", agent_id=record.agent_id, reason=reason)
         return record
+
+    async def discard(self, record: RunnerRecord, *, reason: str) -> None:
+        """End the present instance and remove all that is left of any; the record says that there is none."""
+        ended = await self.end(record, reason=reason)
+        await self.remove_all(record.agent_id)
+        await self._install.save_runner(ended.removed())
+
+    async def end_abandoned(self) -> None:
+        """End what a manager that was killed had begun to start or stop: it would take a place for ever."""
+        install = self._install
+        for row in await install.store.list_agents():
+            agent_id, status = row.spec.agent_id, row.runner.status
+            if status not in {RunnerStatus.STARTING, RunnerStatus.STOPPING}:
+                continue
+            if not await install.store.acquire_lease(
+                agent_id, install.manager_id, "clean-up", at=install.now(), is_alive=install.is_alive
+            ):
+                continue
+            try:
+                record = (await install.store.get_agent(agent_id)).runner
+                if record.status is status and record.instance_id == row.runner.instance_id:
+                    await self.remove_all(agent_id)
+                    reason = f"its manager ended while it was {status}"
+                    await install.save_runner(record.failed(reason=reason, at=install.now()).removed())
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await install.store.release_lease(agent_id, install.manager_id)
 
     async def remove_all(self, agent_id: str) -> None:
         """Remove every instance of an agent from the backend."""
@@ -154,23 +153,18 @@ class Instances:
             return None
         if seen.endpoint is None:
             return None
-        client = install.client_for(seen.endpoint, record.ref.instance_id)
         life = Life()
         try:
-            await wait_until_ready(client, timeout=install.settings.health_timeout, died=life.died)
+            client = await self._booter.connect(seen.endpoint, record.ref.instance_id, life)
         except (ServerError, InstanceExited) as error:
-            await client.aclose()
             _log.warning("adoption_failed", agent_id=record.agent_id, error=str(error))
             return None
         _log.info("instance_adopted", agent_id=record.agent_id, instance_id=record.instance_id)
-        return await self._remember(record.agent_id, record.ref, seen.endpoint, client, life)
+        return await self._remember(LiveInstance(record.agent_id, record.ref, seen.endpoint, client, life))
 
-    async def _remember(
-        self, agent_id: str, ref: InstanceRef, endpoint: str, client: OpenCodeClient, life: Life
-    ) -> LiveInstance:
-        await self._forget(agent_id)
-        live = LiveInstance(agent_id=agent_id, ref=ref, endpoint=endpoint, client=client, life=life)
-        self._live[agent_id] = live
+    async def _remember(self, live: LiveInstance) -> LiveInstance:
+        await self._forget(live.agent_id)
+        self._live[live.agent_id] = live
         return live
 
     async def _forget(self, agent_id: str) -> None:
@@ -183,45 +177,32 @@ class Instances:
     async def _start(self, spec: AgentSpec, record: RunnerRecord) -> tuple[LiveInstance, RunnerRecord]:
         """Start a new instance. When it fails, nothing of it is left, and the record says why."""
         install = self._install
-        await self._prepare()
-        instance_id = new_id("i")
-        wanted = self._wanted(spec, instance_id, record.generation + 1)
-        layout = install.backend.layout(wanted)
-        given = provision(spec, template=self._template, layout=layout, settings=install.settings, variables=os.environ)
-        install.redactor.add(*given.secrets.values())
-        record = _startable(record, install.now()).start_intended(
-            instance_id=instance_id, spec_hash=wanted.spec_hash, at=install.now()
+        await self._booter.prepare()
+        plan = self._booter.plan(spec, generation=record.generation + 1)
+        starting = _startable(record, install.now()).start_intended(
+            instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
-        await self._take_place(record)
+        await self._take_place(starting)
         try:
-            live = await self._boot(replace(wanted, environment=given.environment), given)
+            await self._remove_remains(record)
+            live = await self._boot(plan)
         except BaseException as error:
             async with shielded(CLEAN_UP):
-                await self._give_up(record, error)
+                await self._give_up(starting, error)
             raise
-        record = record.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
-        await install.save_runner(record)
-        _log.info("instance_started", agent_id=spec.agent_id, instance_id=instance_id, generation=record.generation)
-        return live, record
-
-    async def _prepare(self) -> None:
-        """Make what the install's instances share, before this manager's first one."""
-        if not self._is_prepared:
-            async with self._install.lock():
-                await self._install.backend.prepare(self._install.install_id)
-            self._is_prepared = True
-
-    def _wanted(self, spec: AgentSpec, instance_id: str, generation: int) -> InstanceSpec:
-        install = self._install
-        return instance_spec(
-            spec,
-            install_id=install.install_id,
-            instance_id=instance_id,
-            generation=generation,
-            settings=install.settings,
-            template=self._template,
-            volumes=AgentFolders(install.settings.data_dir, spec.agent_id).volumes(),
+        ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
+        await install.save_runner(ready)
+        _log.info(
+            "instance_started", agent_id=spec.agent_id, instance_id=ready.instance_id, generation=ready.generation
         )
+        return await self._remember(live), ready
+
+    async def _boot(self, plan: Plan) -> LiveInstance:
+        life = self._starting[plan.wanted.instance_id] = Life()
+        try:
+            return await self._booter.boot(plan, life)
+        finally:
+            del self._starting[plan.wanted.instance_id]
 
     async def _take_place(self, record: RunnerRecord) -> None:
         """Wait for one of the places of ``max_containers``, at most ``start_timeout``."""
@@ -230,64 +211,26 @@ class Instances:
             while not await install.store.reserve_start(
                 record, manager_id=install.manager_id, max_containers=install.settings.max_containers
             ):
+                await self.end_abandoned()
                 await anyio.sleep(PLACE_POLL_SECONDS)
             install.known.see(record)
             return
         raise MaxContainersReached(f"All {install.settings.max_containers} places for containers are taken.")
 
-    async def _boot(self, wanted: InstanceSpec, given: Provision) -> LiveInstance:
-        install = self._install
-        password = install.password_of(wanted.instance_id)
-        life = self._starting[wanted.instance_id] = Life()
-        try:
-            async with _limit_start(install.settings.start_timeout.total_seconds()):
-                await anyio.to_thread.run_sync(self._lay_out, wanted.agent_id, given.config)
-                await self._remove_remains(wanted.agent_id)
-                ref = await install.backend.create(wanted)
-                endpoint = await install.backend.start(ref, secrets=given.archive(password))
-            client = install.client_for(endpoint, wanted.instance_id)
-            try:
-                await wait_until_ready(client, timeout=install.settings.health_timeout, died=life.died)
-            except BaseException:
-                await client.aclose()
-                raise
-            return await self._remember(wanted.agent_id, ref, endpoint, client, life)
-        except (InstanceExited, ServerNotReady) as error:
-            how = f" ({life.reason})" if life.reason else ""
-            raise type(error)(f"{error.message}{how}{await self._last_words(wanted)}", hint=error.hint) from error
-        finally:
-            del self._starting[wanted.instance_id]
+    async def _remove_remains(self, record: RunnerRecord) -> None:
+        """End and remove what is left of earlier instances: two servers must never share one state folder.
 
-    def _lay_out(self, agent_id: str, config: str) -> None:
-        """Make the agent's folders and write its settings, whole or not at all. Runs in a thread."""
-        folders = AgentFolders(self._install.settings.data_dir, agent_id)
-        folders.make(self._install.backend.file_owner())
-        draft = folders.settings / f".{CONFIG_FILE}.new"
-        try:
-            draft.write_text(config, encoding="utf-8")
-            draft.chmod(0o644)
-            draft.replace(folders.settings / CONFIG_FILE)
-        except OSError as error:
-            raise folder_error(folders.settings, error) from error
-
-    async def _remove_remains(self, agent_id: str) -> None:
-        """End and remove what is left of earlier instances: two servers must never share one state folder."""
-        await self._forget(agent_id)
-        for ref in await self._refs_of(agent_id):
-            await self._install.backend.remove(ref, grace=self._install.settings.stop_timeout)
+        The record names it, unless whoever created it ended before it could be written; a first instance has none before it.
+        """
+        await self._forget(record.agent_id)
+        if record.ref is not None:
+            await self._install.backend.remove(record.ref, grace=self._install.settings.stop_timeout)
+        elif record.generation > 0:
+            await self.remove_all(record.agent_id)
 
     async def _refs_of(self, agent_id: str) -> list[InstanceRef]:
         seen = await self._install.backend.list_instances(self._install.install_id)
         return [observation.ref for observation in seen if observation.agent_id == agent_id]
-
-    async def _last_words(self, wanted: InstanceSpec) -> str:
-        """Quote the end of an instance's output, where there is any."""
-        lines: list[str] = []
-        with contextlib.suppress(RunnerError):
-            for ref in await self._refs_of(wanted.agent_id):
-                lines += [line.text.strip() async for line in self._install.backend.logs(ref, tail=LAST_WORDS)]
-        words = self._install.redactor.redact(" / ".join(line for line in lines if line))
-        return f" Its last words: {words[-500:]}" if words else ""
 
     async def _give_up(self, record: RunnerRecord, error: BaseException) -> None:
         """Leave nothing of a start that failed, and say why in the record."""
@@ -303,24 +246,9 @@ class Instances:
         await install.save_runner(failed)
         _log.warning("instance_start_failed", agent_id=record.agent_id, reason=reason)
 
-    def _hash(self, spec: AgentSpec) -> str:
-        return spec_hash(spec, settings=self._install.settings, template=self._template)
 
-
-def _startable(record: RunnerRecord, at: Any) -> RunnerRecord:
+def _startable(record: RunnerRecord, at: datetime) -> RunnerRecord:
     """Bring a record left by a dead manager, or by an instance that is gone, to a status a start may follow."""
     if record.status in {RunnerStatus.PENDING, RunnerStatus.STOPPED, RunnerStatus.FAILED}:
         return record
     return record.failed(reason="its instance is gone", at=at)
-
-
-@contextlib.asynccontextmanager
-async def _limit_start(seconds: float) -> AsyncIterator[None]:
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError as error:
-        raise InstanceStartFailed(
-            f"The instance could not be created and started within {seconds:g} s.",
-            hint="The engine is slow or overloaded; CNAP_RUNNER_START_TIMEOUT gives it more time.",
-        ) from error

@@ -120,8 +120,7 @@ class RunnerManager:
         async with parts.emptied(agent_id, WishKind.DELETE):
             with contextlib.suppress(RunnerNotFound):  # deleted before; only its files are left
                 # Ended first, so that its record says so and nobody takes the removal for a death.
-                await parts.instances.end((await install.store.get_agent(agent_id)).runner, reason="it is deleted")
-            await parts.instances.remove_all(agent_id)
+                await parts.instances.discard((await install.store.get_agent(agent_id)).runner, reason="it is deleted")
             await install.store.mark_deleted(agent_id, at=install.now())
             if delete_workspace:
                 await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)

@@ -61,6 +61,7 @@ class Parts:
                 for run in await self.install.store.list_runs(states=UNFINISHED)
                 if self.runs.queue.is_abandoned(run)
             }
+            self.tasks.start_soon(self._end_abandoned_starts)
             if abandoned:
                 self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
 
@@ -128,6 +129,12 @@ class Parts:
                     return
                 row = await install.store.get_agent(agent_id)
                 await self.instances.end(row.runner, reason="the manager that used it ended")
+
+    async def _end_abandoned_starts(self) -> None:
+        try:
+            await self.instances.end_abandoned()
+        except RunnerError as error:
+            _log.warning("clean_up_failed", error=str(error))
 
     async def _keep(self, name: str, loop: Any) -> None:
         await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))

@@ -27,7 +27,8 @@ class Runner:
     def __init__(self, usable: Callable[[], Parts], row: AgentRow) -> None:
         self._usable = usable
         self._row = row
-        usable().install.known.see(row.runner)
+        self._known = usable().install.known
+        self._known.see(row.runner)
 
     def __repr__(self) -> str:
         return f"<Runner {self.agent_id} {self.status}>"
@@ -45,7 +46,7 @@ class Runner:
     @property
     def record(self) -> RunnerRecord:
         """What this manager last saw of the runner; `RunnerManager.get_runner` looks anew."""
-        return self._usable().install.known.get(self.agent_id) or self._row.runner
+        return self._known.get(self.agent_id) or self._row.runner
 
     @property
     def status(self) -> RunnerStatus:

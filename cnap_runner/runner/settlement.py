@@ -16,13 +16,14 @@ import anyio
 from cnap_runner.errors import RunnerError, RunnerNotFound, ServerUnreachable, SessionNotFound
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
-from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
 from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
+from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.execution import result_of, turn_timing, wind_up
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances, LiveInstance
+from cnap_runner.runner.instances import Instances
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -59,6 +60,8 @@ class Settlement:
             return None
         try:
             end, record = await self._find_out(active)
+            if record is not None and record.status is RunnerStatus.RUNNING:
+                record = record.turn_ended(at=install.now())
             result = result_of(active.run, end, install)
             await install.store.finish_run(active.run, result, runner=record, at=install.now())
         except BaseException:

@@ -7,6 +7,7 @@ Managers of one process exclude each other as processes do (their locks are advi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -385,3 +386,29 @@ async def until_async(is_so: Callable[[], Any]) -> None:
     with anyio.fail_after(10):
         while not await is_so():
             await anyio.sleep(0.01)
+
+
+async def test_a_place_that_a_killed_manager_had_taken_for_a_start_is_given_back(house: Any, ask: Ask) -> None:
+    """A start that was never finished does not take a place for ever; what it created is removed."""
+    async with house.manager(is_observer=True) as dead:
+        await dead.create_runner(AgentSpec(agent_id="bob", model="fake/demo"))
+        parts = dead._usable()
+        record = (await parts.install.store.get_agent("bob")).runner.start_intended(
+            instance_id="i-1", spec_hash="h", at=datetime.now(UTC)
+        )
+        assert await parts.install.store.acquire_lease(
+            "bob", parts.install.manager_id, "run:x", at=datetime.now(UTC), is_alive=lambda _: True
+        )
+        assert await parts.install.store.reserve_start(record, manager_id=parts.install.manager_id, max_containers=1)
+        await house.backend.create(
+            replace(
+                parts.instances._booter.plan(AgentSpec(agent_id="bob", model="fake/demo"), generation=1).wanted,
+                instance_id="i-1",
+            )
+        )
+    async with house.manager(max_containers=1) as manager:
+        runner = await manager.create_runner(AgentSpec(agent_id="alice", model="fake/demo"))
+        assert (await runner.run(ask("free"))).output == "FREE"
+        bob = await manager.get_runner("bob")
+    assert (bob.status, bob.record.reason) == (RunnerStatus.FAILED, "its manager ended while it was starting")
+    assert [i.spec.agent_id for i in house.backend._instances.values()] == ["alice"]
