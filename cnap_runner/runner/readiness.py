@@ -14,8 +14,10 @@ from cnap_runner.opencode.client import OpenCodeClient
 
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05
-TRY_LIMIT = timedelta(seconds=5)
-"""For one call. The published port may accept before the server listens, and then never answer."""
+FIRST_PATIENCE = timedelta(seconds=0.25)
+LONGEST_PATIENCE = timedelta(seconds=5)
+"""For one call, doubling. A server that boots accepts connections and never answers what arrives too early (docs/opencode.md), and
+a published port may accept before anybody listens."""
 
 
 async def wait_until_ready(client: OpenCodeClient, *, timeout: timedelta, died: anyio.Event) -> str:
@@ -25,14 +27,17 @@ async def wait_until_ready(client: OpenCodeClient, *, timeout: timedelta, died: 
     cannot mend: `UnsupportedServerVersion`, `ServerRefusedPassword`.
     """
     last: Exception | None = None
-    pause = FIRST_PAUSE
+    pause, patience = FIRST_PAUSE, FIRST_PATIENCE
     with anyio.move_on_after(timeout.total_seconds()):
         while not died.is_set():
             try:
-                version = await client.handshake(timeout=TRY_LIMIT)
-                await client.probe(timeout=TRY_LIMIT)
-            except (ServerUnreachable, ServerNotReady) as error:
+                version = await client.handshake(timeout=patience)
+                await client.probe(timeout=patience)
+            except ServerUnreachable as error:
                 last = error
+            except ServerNotReady as error:
+                last = error
+                patience = min(patience * 2, LONGEST_PATIENCE)
             else:
                 return version
             with anyio.move_on_after(pause):
