@@ -33,7 +33,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
-from cnap_runner.store.base import AgentRow, Wish
+from cnap_runner.store.base import Wish
 from cnap_runner.telemetry.logging import get_logger
 
 WIND_UP = timedelta(seconds=5)
@@ -80,7 +80,7 @@ class Execution:
         """
         active = self._active
         try:
-            await self._tell_state(active.run.state)
+            await self._tell_state(RunState.QUEUED)
             with active.interruptible(deadline):
                 sendable = await self._make_ready(request, files)
             self._refuse_interrupted()
@@ -94,37 +94,40 @@ class Execution:
     # --- before the prompt is sent --------------------------------------------------------------------------------------
 
     async def _make_ready(self, request: RunRequest, files: tuple[FilePart, ...]) -> _Sendable:
-        active, store = self._active, self._install.store
+        active = self._active
         if active.run.state is RunState.QUEUED:
             await self._queue.wait_turn(active)
             active.run = replace(active.run, state=RunState.STARTING)
-            await self._tell_state(RunState.STARTING)
+        await self._tell_state(RunState.STARTING)
         try:
-            return await self._find_session(await store.get_agent(active.run.agent_id), request, files)
+            return await self._find_session(request, files)
         except ServerUnreachable:
             # It may have died a moment ago, and the watch has not told yet: look at it anew, once.
             await self._instances.distrust(active.run.agent_id)
-            return await self._find_session(await store.get_agent(active.run.agent_id), request, files)
+            return await self._find_session(request, files)
 
-    async def _find_session(self, row: AgentRow, request: RunRequest, files: tuple[FilePart, ...]) -> _Sendable:
+    async def _find_session(self, request: RunRequest, files: tuple[FilePart, ...]) -> _Sendable:
+        run = self._active.run
+        row, session_id = await self._install.store.turn_context(run.agent_id, run.task_id)
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
-        session_id, after = await self._session(live, max_run_time)
+        session_id, after = await self._session(live, session_id, at_most=max_run_time)
         prompt = make_prompt(row.spec, request, files)
         return _Sendable(live, record, session_id, after, prompt, max_run_time)
 
-    async def _session(self, live: LiveInstance, at_most: timedelta) -> tuple[str, str | None]:
+    async def _session(
+        self, live: LiveInstance, session_id: str | None, *, at_most: timedelta
+    ) -> tuple[str, str | None]:
         """Give the task's session, idle, and the id of its last message; make one where there is none any more."""
-        run, store = self._active.run, self._install.store
-        session_id = await store.session_of(run.agent_id, run.task_id)
+        run = self._active.run
         if session_id is not None:
             try:
                 return session_id, await prepare(live.client, session_id, timeout=at_most)
             except SessionNotFound:
                 _log.warning("session_lost", agent_id=run.agent_id, task_id=run.task_id, session_id=session_id)
         session_id = await live.client.create_session(title=f"{run.agent_id}/{run.task_id}")
-        await store.set_session(run.agent_id, run.task_id, session_id)
+        await self._install.store.set_session(run.agent_id, run.task_id, session_id)
         return session_id, None
 
     async def _begin_sending(self, sendable: _Sendable) -> None:

@@ -114,7 +114,7 @@ class Runs:
             model=request.model,
             created_at=self._install.now(),
         )
-        return await self._install.store.enter_run(new, must_be_alone=not request.wait)
+        return await self._install.store.enter_run(new, must_be_alone=not request.wait, is_alive=self._install.is_alive)
 
     async def _drive(
         self,

@@ -210,8 +210,12 @@ class Store(ABC):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def enter_run(self, new: NewRun, *, must_be_alone: bool) -> tuple[Admission, RunRecord]:
+    async def enter_run(
+        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None
+    ) -> tuple[Admission, RunRecord]:
         """Enter a run at the end of its agent's queue, or find the entry of its key.
+
+        With ``is_alive``, an entered run's turn is claimed at once, as `claim_turn` does, where it can be: its state is starting then.
 
         With a key known for the agent: another fingerprint raises `IdempotencyConflict`; an entry that ended with the error code
         ``not_sent`` becomes the caller's, queued again at the end; any other is returned as attached. ``must_be_alone`` raises
@@ -279,6 +283,10 @@ class Store(ABC):
         """Return entries, newest first."""
 
     # --- sessions ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def turn_context(self, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
+        """Return what a turn begins with: the agent's row and the task's session, if it has one. Raises `RunnerNotFound`."""
 
     @abstractmethod
     async def session_of(self, agent_id: str, task_id: str) -> str | None:

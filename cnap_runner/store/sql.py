@@ -15,7 +15,7 @@ from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.store.base import Admission, AgentRow, IsAlive, Lease, NewRun, Store, Wish, WishKind
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
-from cnap_runner.store.transactions import admission, agents, leases, ledger, managers, wishes
+from cnap_runner.store.transactions import agents, leases, ledger, managers, wishes
 from cnap_runner.store.upgrade import upgrade
 
 BUSY_TIMEOUT = timedelta(seconds=10)
@@ -142,8 +142,12 @@ class SqlStore(Store):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @override
-    async def enter_run(self, new: NewRun, *, must_be_alone: bool) -> tuple[Admission, RunRecord]:
-        return await self._database.write_relaxed(admission.enter, new, must_be_alone=must_be_alone)
+    async def enter_run(
+        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None
+    ) -> tuple[Admission, RunRecord]:
+        return await self._database.write_relaxed(
+            ledger.enter_and_claim, new, must_be_alone=must_be_alone, is_alive=is_alive
+        )
 
     @override
     async def queue_of(self, agent_id: str) -> list[RunRecord]:
@@ -199,6 +203,10 @@ class SqlStore(Store):
         return await self._database.read(ledger.list_newest, agent_id, states=states, limit=limit)
 
     # --- sessions ---------------------------------------------------------------------------------------------------
+
+    @override
+    async def turn_context(self, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
+        return await self._database.read(agents.turn_context, agent_id, task_id)
 
     @override
     async def session_of(self, agent_id: str, task_id: str) -> str | None:

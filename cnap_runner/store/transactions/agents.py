@@ -158,6 +158,11 @@ _TASK = sa.and_(sessions.c.agent_id == sa.bindparam("of_agent"), sessions.c.task
 _SESSION = sa.select(sessions.c.session_id).where(_TASK)
 
 
+def turn_context(tx: sa.Connection, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
+    """A known agent, and the session of one of its tasks."""
+    return get(tx, agent_id), session_of(tx, agent_id, task_id)
+
+
 def session_of(tx: sa.Connection, agent_id: str, task_id: str) -> str | None:
     """The session of a task, if it has one."""
     return tx.execute(_SESSION, {"of_agent": agent_id, "of_task": task_id}).scalar()

@@ -7,6 +7,7 @@ caller believes it to have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,10 +16,10 @@ import sqlalchemy as sa
 from cnap_runner.errors import LeaseLost, RunNotFound
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
-from cnap_runner.store.base import IsAlive, Lease, Wish
+from cnap_runner.store.base import Admission, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
-from cnap_runner.store.transactions import agents, leases, wishes
+from cnap_runner.store.transactions import admission, agents, leases, wishes
 
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
 _HEAD = _QUEUE.limit(1)
@@ -96,6 +97,20 @@ _END = (
     .values(state=RunState.ENDED.value, ended_at=sa.bindparam("ended_at"), result=sa.bindparam("result"))
     .returning(runs)
 )
+
+
+def enter_and_claim(
+    tx: sa.Connection, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None
+) -> tuple[Admission, RunRecord]:
+    """Enter a run, and with ``is_alive`` claim its turn in the same transaction where it can be."""
+    outcome, run = admission.enter(tx, new, must_be_alone=must_be_alone)
+    if (
+        outcome is Admission.ENTERED
+        and is_alive is not None
+        and claim_turn(tx, run, at=new.created_at, is_alive=is_alive)
+    ):
+        run = replace(run, state=RunState.STARTING)
+    return outcome, run
 
 
 def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
