@@ -14,7 +14,9 @@ import httpx
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05
 """Seconds between two questions whether the server is ready: the same as in `cnap_runner.runner.readiness`."""
-TRY_SECONDS = 5.0
+FIRST_PATIENCE = 0.25
+LONGEST_PATIENCE = 5.0
+"""Seconds for one of them, doubling when it is not answered: the same, too. A server that boots swallows what comes too early."""
 READY_SECONDS = 60.0
 PAGE = 32
 
@@ -39,8 +41,13 @@ class BareClient:
     async def wait_until_ready(self) -> None:
         """Ask for sessions until there is data; raises `TimeoutError` after a minute."""
         deadline = time.monotonic() + READY_SECONDS
-        pause = FIRST_PAUSE
-        while not await self._has_data():
+        pause, patience = FIRST_PAUSE, FIRST_PATIENCE
+        while True:
+            try:
+                if await self._has_data(patience):
+                    return
+            except httpx.TimeoutException:
+                patience = min(patience * 2, LONGEST_PATIENCE)
             if time.monotonic() > deadline:
                 raise TimeoutError("The plain container's server did not become ready.")
             await anyio.sleep(pause)
@@ -68,9 +75,11 @@ class BareClient:
         messages = await self._get(f"/session/{session_id}/message", limit=PAGE)
         return "".join(part["text"] for part in messages[-1]["parts"] if part["type"] == "text")
 
-    async def _has_data(self) -> bool:
+    async def _has_data(self, patience: float) -> bool:
         try:
-            response = await self._http.get("/session", params={"limit": 1}, timeout=TRY_SECONDS)
+            response = await self._http.get("/session", params={"limit": 1}, timeout=patience)
+        except httpx.TimeoutException:
+            raise
         except httpx.TransportError:
             return False
         return response.status_code == httpx.codes.OK and isinstance(response.json(), list)

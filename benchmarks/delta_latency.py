@@ -22,15 +22,16 @@ TITLE = "Fragment heard"
 async def measure(rounds: int) -> list[Comparison]:
     """Stream one answer per subject and round through the tap; every fragment is a value."""
     async with _tapped() as change, open_stage(change=change) as stage, pair(stage, "delta-latency") as both:
+        session_id = await both.bare.create_session()
 
         async def ours() -> Sequence[float]:
-            ear = Ear()  # type: ignore[abstract] # a protocol's empty coroutines count as abstract for mypy
-            await both.run(STREAM_PROMPT, ear)
+            ear = Ear()
+            await both.run(STREAM_PROMPT, callback=ear)
             return _checked(latencies(ear.heard))
 
         async def bare() -> Sequence[float]:
             heard: Heard = []
-            await both.run_bare(STREAM_PROMPT, heard)
+            await both.run_bare(STREAM_PROMPT, session_id=session_id, heard=heard)
             return _checked(latencies(heard))
 
         taken = await alternate(TITLE, {"cnap_runner": ours, "bare httpx": bare}, rounds=rounds)

@@ -24,24 +24,23 @@ class Pair:
 
     runner: Runner
     bare: BareClient
-    session_id: str
 
-    async def run(self, prompt: str, callback: StatusCallback | None = None) -> str:
+    async def run(self, prompt: str, *, task_id: str = "main", callback: StatusCallback | None = None) -> str:
         """Do one turn our way and return its answer; raises `RuntimeError` where it did not succeed."""
-        request = RunRequest(messages=(Message(role="user", content=prompt),))
+        request = RunRequest(task_id=task_id, messages=(Message(role="user", content=prompt),))
         result = await self.runner.run(request, callback)
         if not result.success:
             raise RuntimeError(f"The turn failed: {result.error}")
         return result.output
 
-    async def run_bare(self, prompt: str, heard: Heard | None = None) -> str:
+    async def run_bare(self, prompt: str, *, session_id: str, heard: Heard | None = None) -> str:
         """Do one turn by bare httpx and return its answer."""
 
         def hear(text: str) -> None:
             if heard is not None:
                 heard.append((text, time.monotonic_ns()))
 
-        return await self.bare.turn(self.session_id, prompt, listener=hear)
+        return await self.bare.turn(session_id, prompt, listener=hear)
 
 
 @dataclass
@@ -62,4 +61,4 @@ async def pair(stage: Stage, agent_id: str) -> AsyncIterator[Pair]:
     runner = await stage.manager.start_runner(agent_id)
     password = (await runner.exec(["cat", "/run/secrets/server-password"])).output.decode()
     async with BareClient(runner.record.endpoint or "", password.strip()) as bare:
-        yield Pair(runner, bare, await bare.create_session())
+        yield Pair(runner, bare)
