@@ -19,7 +19,7 @@ class StatusCallback(Protocol):
     """What a caller may want to be told while a run goes on. Subclass it and override what you need; the rest does nothing.
 
     Calls come one at a time, in order, from the event loop of the run; one that takes long holds the run's events up. One that
-    raises is logged and never breaks the run. Exactly one of ``on_complete`` and ``on_error`` ends a run.
+    raises is logged and never breaks the run. None may wait for the end of its own run, as `Runner.abort` does. Exactly one of ``on_complete`` and ``on_error`` ends a run.
     """
 
     async def on_status_change(self, task_id: str, status: RunState, /) -> None:

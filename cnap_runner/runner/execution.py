@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -17,17 +16,18 @@ from cnap_runner.errors import (
     ServerError,
     ServerUnreachable,
     SessionNotFound,
+    StoreBusy,
     StoreError,
 )
-from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged, TextDelta
-from cnap_runner.model.run import Outcome, RunError, RunRecord, RunRequest, RunResult, RunState
+from cnap_runner.model.events import RunEnded, RunEvent, StatusChanged, TextDelta
+from cnap_runner.model.run import Outcome, RunError, RunRequest, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
-from cnap_runner.opencode.client import OpenCodeClient
-from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare
+from cnap_runner.opencode.turn import Turn, TurnEnd, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.active import ActiveRun, Interruption
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.callbacks import Audience
+from cnap_runner.runner.ending import WIND_UP, failed_by, result_of, turn_timing, wind_up
 from cnap_runner.runner.event_redaction import RedactedEvents
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
@@ -36,16 +36,11 @@ from cnap_runner.runner.queue import TurnQueue, aborted_by
 from cnap_runner.store.base import Wish
 from cnap_runner.telemetry.logging import get_logger
 
-WIND_UP = timedelta(seconds=5)
-"""How long an aborted turn may take to end before its result is written without it. OpenCode aborts within 20 ms."""
-
 _log = get_logger(__name__)
 
-_OUTCOMES = {
-    Interruption.ABORTED: (Outcome.ABORTED, "aborted"),
-    Interruption.TIMED_OUT: (Outcome.TIMED_OUT, "timed_out"),
-    Interruption.DIED: (Outcome.FAILED, "instance_died"),
-}
+_SETTLED_LATER = (
+    "It is not lost: the next run of the agent reads it from the session; `cnap-runner runs` shows it then."
+)
 
 
 @dataclass(slots=True)
@@ -72,22 +67,25 @@ class Execution:
         self._active = active
         self._audience = audience
         self._heard: list[str] = []
+        self._heard_of: str | None = None
 
     async def run(self, request: RunRequest, files: tuple[FilePart, ...], *, deadline: float | None) -> RunResult:
         """Wait, make ready, send, follow, store. Raises what goes wrong before the prompt is sent.
 
         ``deadline`` is one of the event loop's clock. Whatever happens, the entry is ended when this returns or raises.
         """
-        active = self._active
+        sendable: _Sendable | None = None
         try:
             await self._tell_state(RunState.QUEUED)
-            with active.interruptible(deadline):
+            with self._active.interruptible(deadline):
                 sendable = await self._make_ready(request, files)
-            self._refuse_interrupted()
+            sendable = self._still_wanted(sendable)
             await self._begin_sending(sendable)
+            await self._tell_state(RunState.SENDING)
+            self._still_wanted(sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
-                await self._end_unsent(error)
+                await self._end_unsent(error, runner=sendable.record if sendable else None)
             raise
         return await self._send(sendable, deadline=deadline)
 
@@ -146,14 +144,19 @@ class Execution:
         self._active.run = answer
         self._install.known.see(running)
 
-    def _refuse_interrupted(self) -> None:
-        active = self._active
-        if active.interruption is Interruption.TIMED_OUT:
-            raise RunTimedOut("The run's time was over before its prompt was sent.")
-        if active.interruption is Interruption.DIED:
-            raise InstanceExited(f"The instance ended before the prompt was sent: {active.reason}.")
-        if active.interruption is not None:
-            raise RunAborted(f"The run was ended before its prompt was sent: {active.reason}.")
+    def _still_wanted(self, sendable: _Sendable | None) -> _Sendable:
+        """Raise the error of a run that was interrupted before its prompt left."""
+        reason = self._active.reason
+        match self._active.interruption:
+            case Interruption.TIMED_OUT:
+                raise RunTimedOut("The run's time was over before its prompt was sent.")
+            case Interruption.DIED:
+                raise InstanceExited(f"The instance ended before the prompt was sent: {reason}.")
+            case Interruption.ABORTED:
+                raise RunAborted(f"The run was ended before its prompt was sent: {reason}.")
+        if sendable is None:
+            raise RunAborted("The run was ended before its prompt was sent.")
+        return sendable
 
     async def _end_unsent(self, error: BaseException, *, runner: RunnerRecord | None = None) -> None:
         """End the entry of a prompt that certainly was not sent."""
@@ -188,7 +191,6 @@ class Execution:
         )
         end: TurnEnd | None = None
         try:
-            await self._tell_state(RunState.SENDING)
             with active.interruptible(latest if deadline is None else min(deadline, latest)):
                 end = await turn.send_and_follow(sendable.prompt, on_taken=self._taken)
         except ServerError as error:
@@ -203,10 +205,13 @@ class Execution:
             async with shielded(WIND_UP * 2):
                 await self._finish(await wind_up(active, turn, live.client, heard=self._heard), sendable.record)
             raise
+        result: RunResult | None = None
         async with shielded(WIND_UP * 2):
             if end is None:
                 end = await wind_up(active, turn, live.client, heard=self._heard)
             result = await self._finish(end, sendable.record)
+        if result is None:
+            raise StoreBusy(f"The result of run {active.run.run_id} could not be stored in time.", hint=_SETTLED_LATER)
         await self._audience.tell(StatusChanged(RunState.ENDED))
         await self._audience.tell(RunEnded(result))
         return result
@@ -242,62 +247,7 @@ class Execution:
     async def _hear(self, event: RunEvent) -> None:
         """Keep the text of the message under way, for a turn that is cut off, and hand the event on."""
         if isinstance(event, TextDelta):
+            if event.message_id != self._heard_of:
+                self._heard, self._heard_of = [], event.message_id
             self._heard.append(event.text)
-        elif isinstance(event, MessageCompleted):
-            self._heard = [event.text]
         await self._audience.tell(event)
-
-
-async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, heard: Sequence[str] = ()) -> TurnEnd:
-    """End an interrupted turn on the server, and tell how it ended and what is known of its answer.
-
-    One that turns out to have succeeded meanwhile has succeeded. Takes at most `WIND_UP`.
-    """
-    outcome, code = _OUTCOMES[active.interruption or Interruption.ABORTED]
-    end = TurnEnd(outcome=outcome, output="".join(heard))
-    message = f"The turn was ended: {active.reason}."
-    if active.interruption is Interruption.DIED:
-        message = f"The agent's instance ended in the middle of the turn: {active.reason}."
-    else:
-        with anyio.move_on_after(WIND_UP.total_seconds()):
-            try:
-                await client.abort(turn.session_id)
-                end = await turn.follow()
-            except RunnerError as trouble:
-                _log.warning("abort_failed", run_id=active.run.run_id, error=str(trouble))
-        if end.outcome is Outcome.SUCCEEDED:
-            return end
-    error = RunError(code=code, message=message, retryable=active.interruption is not Interruption.ABORTED)
-    return replace(end, outcome=outcome, error=error)
-
-
-def result_of(run: RunRecord, end: TurnEnd, install: Install) -> RunResult:
-    """Make the result of a run from how its turn ended. Secrets that came along are redacted."""
-    redact = install.redactor.redact
-    error = None if end.error is None else replace(end.error, message=redact(end.error.message))
-    return RunResult(
-        run_id=run.run_id,
-        agent_id=run.agent_id,
-        task_id=run.task_id,
-        outcome=end.outcome,
-        started_at=run.created_at,
-        duration=max(install.now() - run.created_at, timedelta(0)),
-        session_id=run.session_id,
-        output=redact(end.output),
-        error=error,
-        usage=end.usage,
-        model=end.model or run.model,
-    )
-
-
-def failed_by(error: ServerError) -> TurnEnd:
-    """A turn that a failure of the server, not of the model, ended."""
-    return TurnEnd(
-        outcome=Outcome.FAILED, error=RunError(code=error.code, message=error.message, retryable=error.retryable)
-    )
-
-
-def turn_timing(install: Install) -> TurnTiming:
-    """Tell a turn how patient to be."""
-    settings = install.settings
-    return TurnTiming(stall_timeout=settings.stall_timeout, not_started_after=settings.not_started_after)

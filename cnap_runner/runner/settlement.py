@@ -21,7 +21,7 @@ from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
 from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.boot import LiveInstance
-from cnap_runner.runner.execution import result_of, turn_timing, wind_up
+from cnap_runner.runner.ending import result_of, turn_timing, wind_up
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.store.base import AgentRow
