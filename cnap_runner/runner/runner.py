@@ -81,14 +81,15 @@ class Runner:
                 done.set()
 
         self._usable().tasks.start_soon(drive)
-        try:
-            async with receive:
+        # The reading end stays open until the run has ended: what it tells after the reader left must not fail it.
+        with receive:
+            try:
                 async for event in receive:
                     yield event
-        finally:
-            scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await done.wait()
+            finally:
+                scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await done.wait()
         if failure:
             raise failure[0]
 

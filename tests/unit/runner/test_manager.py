@@ -28,6 +28,7 @@ from cnap_runner.testing.fake_opencode import (
     Fail,
     FakeOpenCode,
     Hold,
+    MuteStreams,
     Say,
     Version2OpenCode,
 )
@@ -143,6 +144,22 @@ async def test_leaving_the_stream_aborts_the_turn(
 ) -> None:
     """Nobody is left to hear it; the agent is usable at once."""
     house.script([Say("begins"), Hold()])
+    runner = await manager.create_runner(spec)
+    async with aclosing(runner.stream(ask())) as events:
+        async for event in events:
+            if event.type == "text_delta":
+                break
+    (run,) = await manager.list_runs("alice")
+    assert run.result is not None
+    assert run.result.outcome is Outcome.ABORTED
+    assert (await runner.run(ask("next"))).output == "NEXT"
+
+
+async def test_what_is_found_after_the_stream_was_left_harms_nothing(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Text that is read while the turn is wound up has no listener any more; the entry is ended all the same."""
+    house.script([Say("begins"), MuteStreams(), Say("unheard"), Hold()])
     runner = await manager.create_runner(spec)
     async with aclosing(runner.stream(ask())) as events:
         async for event in events:
