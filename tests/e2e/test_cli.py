@@ -145,7 +145,7 @@ def test_sigterm_ends_a_run_and_stops_its_container(
         process.terminate()
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert agents(cli)["bob"]["status"] == "stopped"
+    assert agents(cli)["bob"]["status"] == "stopped", err
     (run,) = json.loads(cli.run("runs", "--json").stdout)
     assert run["result"]["outcome"] == "aborted"
 
