@@ -59,25 +59,8 @@ async def check_engine(settings: Settings) -> list[Finding]:
     except RunnerError as error:
         return [_failed("engine", error)]
     about = ", ".join(f"{name} {value}" for name, value in info.details.items() if value)
-    found = [Finding("engine", State.OK, f"{info.name} {info.version}" + (f" ({about})" if about else ""))]
-    unkept = [
-        name.replace("_", " ")
-        for name in (
-            "isolates_files",
-            "isolates_network",
-            "isolates_processes",
-            "limits_memory",
-            "limits_cpu",
-            "limits_pids",
-        )
-        if not getattr(backend.capabilities, name)
-    ]
-    if unkept:
-        hint = "Use the docker backend for agents you do not trust."
-        found.append(
-            Finding("isolation", State.WARN, f"The {info.name} backend is without: {', '.join(unkept)}.", hint)
-        )
-    return found + [Finding("engine", State.WARN, problem) for problem in info.problems]
+    found = Finding("engine", State.OK, f"{info.name} {info.version}" + (f" ({about})" if about else ""))
+    return [found, *(Finding("engine", State.WARN, problem) for problem in info.problems)]
 
 
 async def check_image(settings: Settings) -> list[Finding]:
