@@ -41,7 +41,7 @@ check: setup-dev ## format, lint, types, layers
 	else echo "shellcheck is not installed: shell scripts are not checked"; fi
 
 bench: setup-dev image ## figures side by side with what you would run instead
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # RUNNER_BASE_IMAGE, RUNNER_PLATFORM: see docs/image.md.
 runner-build: engine ## build RUNNER_IMAGE_NAME:RUNNER_IMAGE_TAG
