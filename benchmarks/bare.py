@@ -11,6 +11,8 @@ from typing import Any, Self
 import anyio
 import httpx
 
+from cnap_runner.opencode.turn import FIRST_PAGE
+
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05
 """Seconds between two questions whether the server is ready: the same as in `cnap_runner.runner.readiness`."""
@@ -18,7 +20,7 @@ FIRST_PATIENCE = 0.25
 LONGEST_PATIENCE = 5.0
 """Seconds for one of them, doubling when it is not answered: the same, too. A server that boots swallows what comes too early."""
 READY_SECONDS = 60.0
-PAGE = 32
+PAGE = FIRST_PAGE
 MODEL = {"providerID": "scripted", "modelID": "demo"}
 """Named with each prompt, as `Runner.run` does. Without it the server was faster by 10 ms and more (seen on a busy machine)."""
 

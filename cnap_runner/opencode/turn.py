@@ -26,7 +26,7 @@ from cnap_runner.opencode.wire import Prompt, ProviderFailure, SessionMessage
 
 __all__ = ["Turn", "TurnEnd", "TurnTiming", "prepare", "was_sent"]
 
-FIRST_PAGE = 32
+FIRST_PAGE = 8
 """Messages read at once; most turns have fewer. Longer ones are read again with more."""
 FIRST_LOOK = 0.05
 LAST_LOOK = 1.0
@@ -110,9 +110,16 @@ class Turn:
         self._unreadable_since: float | None = None
         self._looks = self._slow_reads = 0
 
-    async def send_and_follow(self, prompt: Prompt, *, on_taken: Callable[[], Awaitable[None]]) -> TurnEnd:
+    async def send_and_follow(
+        self,
+        prompt: Prompt,
+        *,
+        on_taken: Callable[[], Awaitable[None]],
+        before_send: Callable[[], Awaitable[None]] | None = None,
+    ) -> TurnEnd:
         """Send the prompt, once, and follow its turn to the end.
 
+        ``before_send`` is awaited once, while the stream is being opened; the prompt leaves after it. What it raises is raised.
         ``on_taken`` is awaited once, as soon as it is known that the server has the prompt. An error raised before that was
         awaited (`ServerUnreachable`, `ServerRejected` …) means that the prompt was certainly not taken. Where its fate is not
         known, because the connection broke or the server failed, the session is watched: the prompt shows up there, or
@@ -120,6 +127,8 @@ class Turn:
         """
         self._on_taken = on_taken
         async with self._feed() as feed:
+            if before_send is not None:
+                await before_send()
             first = await feed.next()
             if isinstance(first, Lost):
                 raise first.reason or ServerUnreachable("The server ended the stream of events at once.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -68,6 +69,8 @@ class Execution:
         self._audience = audience
         self._heard: list[str] = []
         self._heard_of: str | None = None
+        self._may_have_left = False
+        """Whether the prompt may be on its way."""
 
     async def run(self, request: RunRequest, files: tuple[FilePart, ...], *, deadline: float | None) -> RunResult:
         """Wait, make ready, send, follow, store. Raises what goes wrong before the prompt is sent.
@@ -80,9 +83,6 @@ class Execution:
             with self._active.interruptible(deadline):
                 sendable = await self._make_ready(request, files)
             sendable = self._still_wanted(sendable)
-            await self._begin_sending(sendable)
-            await self._tell_state(RunState.SENDING)
-            self._still_wanted(sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
                 await self._end_unsent(error, runner=sendable.record if sendable else None)
@@ -143,6 +143,8 @@ class Execution:
             raise aborted_by(answer)
         self._active.run = answer
         self._install.known.see(running)
+        await self._tell_state(RunState.SENDING)
+        self._may_have_left = True
 
     def _still_wanted(self, sendable: _Sendable | None) -> _Sendable:
         """Raise the error of a run that was interrupted before its prompt left."""
@@ -180,41 +182,61 @@ class Execution:
     # --- from the sending on --------------------------------------------------------------------------------------------
 
     async def _send(self, sendable: _Sendable, *, deadline: float | None) -> RunResult:
-        live, active = sendable.live, self._active
-        latest = anyio.current_time() + sendable.max_run_time.total_seconds()
         turn = Turn(
-            live.client,
+            sendable.live.client,
             session_id=sendable.session_id,
             after_message_id=sendable.after_message_id,
             emit=RedactedEvents(self._install.redactor, self._hear).tell,
             timing=turn_timing(self._install),
         )
-        end: TurnEnd | None = None
         try:
-            with active.interruptible(latest if deadline is None else min(deadline, latest)):
-                end = await turn.send_and_follow(sendable.prompt, on_taken=self._taken)
-        except ServerError as error:
-            if active.run.state is RunState.SENDING:
-                # Nobody said that the server has it: it certainly does not (see Turn.send_and_follow).
-                await self._end_unsent(error, runner=sendable.record)
-                raise
-            end = failed_by(error)
+            end = await self._take_turn(turn, sendable, deadline=deadline)
         except BaseException as error:
-            is_cancelled = isinstance(error, anyio.get_cancelled_exc_class())
-            active.interrupt(Interruption.ABORTED, "its caller was cancelled" if is_cancelled else f"of {error!r}")
             async with shielded(WIND_UP * 2):
-                await self._finish(await wind_up(active, turn, live.client, heard=self._heard), sendable.record)
+                await self._end_broken(error, turn, sendable)
             raise
+        return await self._conclude(end, turn, sendable)
+
+    async def _take_turn(self, turn: Turn, sendable: _Sendable, *, deadline: float | None) -> TurnEnd | None:
+        """Send the prompt and follow its turn; None where it was interrupted. Raises where the prompt was certainly not taken."""
+        latest = anyio.current_time() + sendable.max_run_time.total_seconds()
+        try:
+            with self._active.interruptible(latest if deadline is None else min(deadline, latest)):
+                return await turn.send_and_follow(
+                    sendable.prompt, before_send=partial(self._begin_sending, sendable), on_taken=self._taken
+                )
+        except ServerError as error:
+            if self._active.run.state is not RunState.RUNNING:
+                raise
+            return failed_by(error)
+        if not self._may_have_left:
+            self._still_wanted(sendable)
+        return None
+
+    async def _conclude(self, end: TurnEnd | None, turn: Turn, sendable: _Sendable) -> RunResult:
+        """Store how the turn ended, then tell it."""
         result: RunResult | None = None
         async with shielded(WIND_UP * 2):
             if end is None:
-                end = await wind_up(active, turn, live.client, heard=self._heard)
+                end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
             result = await self._finish(end, sendable.record)
         if result is None:
-            raise StoreBusy(f"The result of run {active.run.run_id} could not be stored in time.", hint=_SETTLED_LATER)
+            run_id = self._active.run.run_id
+            raise StoreBusy(f"The result of run {run_id} could not be stored in time.", hint=_SETTLED_LATER)
         await self._audience.tell(StatusChanged(RunState.ENDED))
         await self._audience.tell(RunEnded(result))
         return result
+
+    async def _end_broken(self, error: BaseException, turn: Turn, sendable: _Sendable) -> None:
+        """End the entry of a run that raises: its caller was cancelled, or its prompt was certainly not taken."""
+        if not self._may_have_left or isinstance(error, ServerError):
+            await self._end_unsent(error, runner=sendable.record)
+            return
+        is_cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+        reason = "its caller was cancelled" if is_cancelled else f"of {error!r}"
+        self._active.interrupt(Interruption.ABORTED, reason)
+        end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
+        await self._finish(end, sendable.record)
 
     async def _taken(self) -> None:
         """The server took the prompt: write it, and see whether somebody wished the run to end meanwhile."""

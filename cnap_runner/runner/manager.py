@@ -117,6 +117,7 @@ class RunnerManager:
         except RunnerNotFound:
             if not delete_workspace:
                 return
+        parts.runs.used.discard(agent_id)
         async with parts.emptied(agent_id, WishKind.DELETE):
             with contextlib.suppress(RunnerNotFound):  # deleted before; only its files are left
                 # Ended first, so that its record says so and nobody takes the removal for a death.
