@@ -215,17 +215,18 @@ class Execution:
 
     async def _conclude(self, end: TurnEnd | None, turn: Turn, sendable: _Sendable) -> RunResult:
         """Store how the turn ended, then tell it."""
-        result: RunResult | None = None
-        async with shielded(WIND_UP * 2):
-            if end is None:
-                end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
-            result = await self._finish(end, sendable.record)
-        if result is None:
-            run_id = self._active.run.run_id
-            raise StoreBusy(f"The result of run {run_id} could not be stored in time.", hint=_SETTLED_LATER)
+        result = await self._store_result(end, turn, sendable)
         await self._audience.tell(StatusChanged(RunState.ENDED))
         await self._audience.tell(RunEnded(result))
         return result
+
+    async def _store_result(self, end: TurnEnd | None, turn: Turn, sendable: _Sendable) -> RunResult:
+        with anyio.move_on_after((WIND_UP * 2).total_seconds(), shield=True):
+            if end is None:
+                end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
+            return await self._finish(end, sendable.record)
+        run_id = self._active.run.run_id
+        raise StoreBusy(f"The result of run {run_id} could not be stored in time.", hint=_SETTLED_LATER)
 
     async def _end_broken(self, error: BaseException, turn: Turn, sendable: _Sendable) -> None:
         """End the entry of a run that raises: its caller was cancelled, or its prompt was certainly not taken."""
