@@ -66,7 +66,7 @@ class Execution:
         self._instances = instances
         self._queue = queue
         self._active = active
-        self._audience = audience
+        self._events = RedactedEvents(install.redactor, audience.tell)
         self._heard: list[str] = []
         self._heard_of: str | None = None
         self._may_have_left = False
@@ -186,7 +186,7 @@ class Execution:
             sendable.live.client,
             session_id=sendable.session_id,
             after_message_id=sendable.after_message_id,
-            emit=RedactedEvents(self._install.redactor, self._hear).tell,
+            emit=self._hear,
             timing=turn_timing(self._install),
         )
         try:
@@ -216,8 +216,8 @@ class Execution:
     async def _conclude(self, end: TurnEnd | None, turn: Turn, sendable: _Sendable) -> RunResult:
         """Store how the turn ended, then tell it."""
         result = await self._store_result(end, turn, sendable)
-        await self._audience.tell(StatusChanged(RunState.ENDED))
-        await self._audience.tell(RunEnded(result))
+        await self._events.tell(StatusChanged(RunState.ENDED))
+        await self._events.tell(RunEnded(result))
         return result
 
     async def _store_result(self, end: TurnEnd | None, turn: Turn, sendable: _Sendable) -> RunResult:
@@ -265,7 +265,7 @@ class Execution:
     # --- telling --------------------------------------------------------------------------------------------------------
 
     async def _tell_state(self, state: RunState) -> None:
-        await self._audience.tell(StatusChanged(state))
+        await self._events.tell(StatusChanged(state))
 
     async def _hear(self, event: RunEvent) -> None:
         """Keep the text of the message under way, for a turn that is cut off, and hand the event on."""
@@ -273,4 +273,4 @@ class Execution:
             if event.message_id != self._heard_of:
                 self._heard, self._heard_of = [], event.message_id
             self._heard.append(event.text)
-        await self._audience.tell(event)
+        await self._events.tell(event)
