@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 6
     UNKNOWN = 7
     ABORTED = 8
+    HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143
@@ -48,6 +49,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.TIMED_OUT: "the run's time was over",
     ExitCode.UNKNOWN: "how the run ended cannot be known any more",
     ExitCode.ABORTED: "the run was ended by somebody else: abort, stop, rm",
+    ExitCode.HUNG_UP: "ended by SIGHUP (the terminal was closed), cleanly",
     ExitCode.INTERRUPTED: "ended by Ctrl-C, cleanly",
     ExitCode.BROKEN_PIPE: "whoever read the output went away",
     ExitCode.TERMINATED: "ended by SIGTERM, cleanly",

@@ -1,4 +1,4 @@
-"""Running a command's coroutine, so that Ctrl-C and SIGTERM end it cleanly."""
+"""Running a command's coroutine, so that Ctrl-C, SIGTERM and SIGHUP end it cleanly."""
 
 from __future__ import annotations
 
