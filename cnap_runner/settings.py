@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -64,7 +65,7 @@ class Settings(BaseSettings):
     """Patterns of the manager's variables that ``${NAME}`` in an agent's settings and the providers' usual keys may come from."""
     fetch_models: bool = True
     """Let OpenCode fetch its catalogue of models when it starts; off, it knows those of its own release."""
-    log_level: Literal["debug", "info", "warning", "error"] = "warning"
+    log_level: Literal["debug", "info", "warning", "error"] = "error"
     """What is logged from which weight on, to standard error, by the command line. A library's logs are its program's business."""
     log_format: Literal["console", "json"] = "console"
     """How it is logged: for people, or one JSON object per line."""
@@ -73,8 +74,10 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            hint = "Set by an argument, a CNAP_RUNNER_* variable, or the TOML file."
-            raise InvalidInput(f"Settings: {describe(error)}", hint=hint) from None
+            hint = f"Set by an argument, the variable of that name, or a line in {_toml_file()}."
+            raise InvalidInput(describe(error, name=_variable), hint=hint) from None
+        except TOMLDecodeError as error:
+            raise InvalidInput(f"{_toml_file()} is not TOML: {error}.", hint="Correct it.") from None
 
     @field_validator("data_dir")
     @classmethod
@@ -91,8 +94,15 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over variables, variables over the file."""
-        named = os.environ.get(CONFIG_VARIABLE)
-        if named and not Path(named).is_file():
-            raise InvalidInput(f"{CONFIG_VARIABLE} names {named}, which is no file.", hint="Correct or unset it.")
-        toml = TomlConfigSettingsSource(settings_cls, Path(named or "cnap-runner.toml"))
-        return init_settings, env_settings, toml
+        path = _toml_file()
+        if CONFIG_VARIABLE in os.environ and not path.is_file():
+            raise InvalidInput(f"{CONFIG_VARIABLE} names {path}, which is no file.", hint="Correct or unset it.")
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+
+def _toml_file() -> Path:
+    return Path(os.environ.get(CONFIG_VARIABLE) or "cnap-runner.toml")
+
+
+def _variable(field: str) -> str:
+    return f"CNAP_RUNNER_{field.upper()}"

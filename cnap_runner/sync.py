@@ -24,14 +24,57 @@ from typing import Any, Self
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.run import Message, RunRequest, RunResult
-from cnap_runner.runner.callbacks import StatusCallback
+from cnap_runner import (
+    AgentSpec,
+    Answers,
+    Attachment,
+    Egress,
+    Life,
+    Message,
+    Outcome,
+    Resources,
+    RunEvent,
+    RunnerError,
+    RunnerStatus,
+    RunRecord,
+    RunRequest,
+    RunResult,
+    RunState,
+    Settings,
+    StatusCallback,
+    Usage,
+    Workspace,
+)
 from cnap_runner.runner.runner import Runner as _AsyncRunner
-from cnap_runner.settings import Settings
 from cnap_runner.wiring import RunnerManager as _AsyncManager
 
-__all__ = ["AgentSpec", "Message", "RunRequest", "RunResult", "Runner", "RunnerManager", "Settings", "StatusCallback"]
+__all__ = [
+    "AgentSpec",
+    "Answers",
+    "Attachment",
+    "Egress",
+    "Life",
+    "Message",
+    "Outcome",
+    "Resources",
+    "RunEvent",
+    "RunRecord",
+    "RunRequest",
+    "RunResult",
+    "RunState",
+    "Runner",
+    "RunnerError",
+    "RunnerManager",
+    "RunnerStatus",
+    "Settings",
+    "StatusCallback",
+    "Usage",
+    "Workspace",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 class _Front:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio.to_thread
 
 from cnap_runner.backends.base import Backend
-from cnap_runner.errors import InvalidInput
+from cnap_runner.errors import InvalidInput, StoreError
 from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
 from cnap_runner.opencode.client import OpenCodeClient
@@ -23,6 +23,9 @@ from cnap_runner.settings import Settings
 from cnap_runner.store.presence import InstallLock, ManagerLock, liveness
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
+
+INSTALL_ID = "install.id"
+"""The install's id as plain text, so that what it made can be found and removed without its database."""
 
 TEMPLATE = Path("opencode") / "default-config.json"
 
@@ -58,6 +61,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
             async with InstallLock(data_dir):
                 await store.open()
                 install_id = await store.install_id()
+                await anyio.to_thread.run_sync(_keep_install_id, data_dir, install_id)
                 key = await anyio.to_thread.run_sync(load_key, data_dir / "install.key")
             install = Install(
                 install_id=install_id,
@@ -92,6 +96,16 @@ def make_backend(settings: Settings) -> Backend:
     return DockerBackend()
 
 
+def read_install_id(data_dir: Path) -> str | None:
+    """Read the id of the install in a data folder, without its database; None where none is kept. Blocks. Raises `StoreError`."""
+    try:
+        return (data_dir / INSTALL_ID).read_text(encoding="ascii").strip() or None
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{data_dir / INSTALL_ID} cannot be read: {error}.") from error
+
+
 def load_template(data_dir: Path) -> dict[str, Any]:
     """Read the template of OpenCode's settings: the one under the data folder's ``configs/`` where there is one, else ours."""
     own = data_dir / "configs" / TEMPLATE
@@ -103,6 +117,24 @@ def load_template(data_dir: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InvalidInput(f"{path} is not a JSON object.", hint="Correct it, or remove it to use ours.")
     return data
+
+
+def _keep_install_id(data_dir: Path, install_id: str) -> None:
+    """Write the id down at the first time, and refuse a database of another. The caller holds ``install.lock``."""
+    kept = read_install_id(data_dir)
+    if kept is None:
+        # Whole or not at all: half an id would lock its owner out.
+        draft = data_dir / f"{INSTALL_ID}.new"
+        try:
+            draft.write_text(f"{install_id}\n", encoding="ascii")
+            draft.replace(data_dir / INSTALL_ID)
+        except OSError as error:
+            raise folder_error(data_dir, error) from error
+    elif kept != install_id:
+        raise StoreError(
+            f"The database in {data_dir} is not the one this folder had.",
+            hint="Restore runner.db from a copy, or `cnap-runner purge` to remove everything and begin anew.",
+        )
 
 
 def _make_data_dir(path: Path) -> None:

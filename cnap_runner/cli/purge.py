@@ -15,21 +15,21 @@ from cnap_runner.cli.asking import confirm
 from cnap_runner.cli.options import Yes, settings_of
 from cnap_runner.cli.output import note
 from cnap_runner.cli.running import run_async
-from cnap_runner.errors import ConflictError, RunnerError
+from cnap_runner.errors import ConflictError, InvalidInput, LeaseLost, RunnerError, StoreBusy, StoreError, StoreTooNew
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
 
 OUR_FOLDERS = ("agents", "workspace", "processes", "managers")
-OUR_FILES = ("runner.db-wal", "runner.db-shm", "install.key", "install.key.new", "install.lock")
-"""What an install makes in its data folder, besides the database itself, which goes last. A folder ``configs`` is the user's own."""
+OUR_FILES = ("runner.db-wal", "runner.db-shm", "install.key", "install.key.new", "install.id.new", "install.lock")
+"""What an install makes in its data folder, besides the database and the id, which go last. A folder ``configs`` is the user's own."""
 
 
 def purge(ctx: typer.Context, is_sure: Yes = False) -> None:
     """Remove everything of this install: agents, containers, networks, workspaces, sessions, the database."""
     settings = settings_of(ctx)
-    if not install.is_there(settings):
+    if not (install.is_there(settings) or (settings.data_dir / "install.id").exists()):
         note(f"There is nothing to purge in {settings.data_dir}.")
         return
     confirm(f"Remove all agents of {settings.data_dir} with all their files, for ever?", is_sure=is_sure)
@@ -41,11 +41,37 @@ async def _purge(settings: Settings, _: Interrupts) -> None:
     import anyio.to_thread
 
     _require_alone(settings)
-    async with install.opened(settings) as manager:
-        await manager.purge()
-    # From here on nothing is half done: an install without a database is none.
+    try:
+        async with install.opened(settings, must_exist=False) as manager:
+            await manager.purge()
+    except (StoreError, InvalidInput) as error:
+        await _purge_damaged(settings, error)
+    # From here on nothing is half done: an install without a database and an id is none.
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(_remove_files, settings.data_dir)
+
+
+async def _purge_damaged(settings: Settings, error: RunnerError) -> None:
+    """Remove an install's instances and networks without its database and key, by its id alone.
+
+    Raises ``error``, what its opening failed with, where the id is not known, or the database is not damaged but somebody else's or too new.
+    """
+    import anyio.to_thread
+
+    from cnap_runner import wiring
+
+    install_id = await anyio.to_thread.run_sync(wiring.read_install_id, settings.data_dir)
+    if install_id is None or isinstance(error, StoreBusy | StoreTooNew | LeaseLost):
+        raise error
+    note(f"{error.message} Everything is removed without it.", style="yellow")
+    backend = await anyio.to_thread.run_sync(wiring.make_backend, settings)
+    try:
+        for observation in await backend.list_instances(install_id):
+            await backend.remove(observation.ref, grace=settings.stop_timeout)
+        await backend.purge(install_id)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.aclose()
 
 
 def _require_alone(settings: Settings) -> None:
@@ -64,7 +90,7 @@ def _remove_files(data_dir: Path) -> None:
         for name in OUR_FOLDERS:
             with suppress(FileNotFoundError):
                 shutil.rmtree(data_dir / name)
-        for name in (*OUR_FILES, "runner.db"):
+        for name in (*OUR_FILES, "runner.db", "install.id"):
             (data_dir / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunnerError(

@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
 from cnap_runner.errors import InvalidInput
 
@@ -30,5 +30,11 @@ def parse_duration(value: Any) -> Any:
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
+def _check_positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise InvalidInput("a duration must be more than 0.")
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_check_positive)]
 """A duration above zero, in any of the three spellings."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from cnap_runner.errors import InvalidInput
 
@@ -29,14 +32,29 @@ class EdgeModel(BaseModel):
         return cls(**data)
 
 
-def describe(error: ValidationError) -> str:
-    """Put pydantic's findings into one line: ``field: what is wrong; other.field: …``. Values are left out: they may be secret."""
-    findings = []
+def describe(error: ValidationError, *, name: Callable[[str], str] = str) -> str:
+    """Put pydantic's findings into one line: ``field: what is wrong; other.field: …``. Values are left out: they may be secret.
+
+    ``name`` turns a field's name into what the user knows it by.
+    """
+    findings: dict[str, str] = {}
     for item in error.errors(include_url=False, include_input=False):
-        cause = item.get("ctx", {}).get("error")
-        message = cause.message if isinstance(cause, InvalidInput) else item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "there is no such field"
-        path = ".".join(str(part) for part in item["loc"])
-        findings.append(f"{path}: {message}" if path else message)
-    return "; ".join(findings)
+        first, *rest = [str(part) for part in item["loc"]] or [""]
+        path = ".".join([name(first), *rest]) if first else ""
+        if item["type"] == "too_short" and any(known.startswith(f"{path}.") for known in findings):
+            continue  # Said of a list whose only item was refused above.
+        findings[path] = _finding(item)
+    return "; ".join(f"{path}: {message}" if path else message for path, message in findings.items())
+
+
+def _finding(item: ErrorDetails) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such field"
+    cause = item.get("ctx", {}).get("error")
+    if isinstance(cause, InvalidInput):
+        return _CLASS_NAME.sub("", cause.message)
+    message = item["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+_CLASS_NAME = re.compile(r"^[A-Z][A-Za-z]+: ")

@@ -122,8 +122,12 @@ def _judge_unanswered(messages: Sequence[SessionMessage], standing: Standing) ->
         return _ended([], failed_by(standing.failure), model=messages[-1].model)
     if not standing.is_overdue:
         return None
-    said = "The server took the prompt, but" if messages else "The prompt did not show up in the session:"
-    message = f"{said} its turn did not begin within the deadline."
+    message = "The server took the prompt, but its turn did not begin within the deadline."
+    if not messages:
+        message = (
+            "The prompt did not show up in the session. OpenCode may have refused it, for example for an attached file that it "
+            "cannot read; its log tells (`cnap-runner logs`)."
+        )
     return TurnEnd(Outcome.FAILED, error=RunError("not_started", message, retryable=True))
 
 

@@ -16,7 +16,7 @@ from cnap_runner.runner.active import ActiveRun, Interruption
 from cnap_runner.runner.install import Install
 from cnap_runner.telemetry.logging import get_logger
 
-WIND_UP = timedelta(seconds=5)
+WIND_UP = timedelta(seconds=2)
 """How long an aborted turn may take to end before its result is written without it. OpenCode aborts within 20 ms."""
 
 _log = get_logger(__name__)

@@ -235,16 +235,21 @@ class Instances:
     async def _give_up(self, record: RunnerRecord, error: BaseException) -> None:
         """Leave nothing of a start that failed, and say why in the record."""
         install = self._install
-        reason = (
-            install.redactor.redact(error.message) if isinstance(error, RunnerError) else "its start was interrupted"
-        )
+        is_failure = isinstance(error, Exception)
+        reason = install.redactor.redact(error.message) if isinstance(error, RunnerError) else "its start was given up"
         try:
             await self.remove_all(record.agent_id)
         except RunnerError as trouble:
             _log.warning("clean_up_failed", agent_id=record.agent_id, error=str(trouble))
-        failed = record.failed(reason=reason, at=install.now()).removed()
-        await install.save_runner(failed)
+        at = install.now()
+        ended = record.failed(reason=reason, at=at) if is_failure else _given_up(record, reason, at)
+        await install.save_runner(ended.removed())
         _log.warning("instance_start_failed", agent_id=record.agent_id, reason=reason)
+
+
+def _given_up(record: RunnerRecord, reason: str, at: datetime) -> RunnerRecord:
+    """A start that nobody wants any more is no failure."""
+    return record.stop_intended(reason=reason, at=at).stopped(reason=reason, at=at)
 
 
 def _startable(record: RunnerRecord, at: datetime) -> RunnerRecord:

@@ -15,6 +15,8 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.telemetry.logging import get_logger
 
+SIGKILL_EXIT = 137
+
 _log = get_logger(__name__)
 
 _SHOULD_LIVE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
@@ -28,6 +30,8 @@ class Watch:
         self._install = install
         self._instances = instances
         self._active = active
+        self._out_of_memory: set[str] = set()
+        """Instances in which a process was killed for want of memory; the server itself may go on."""
 
     async def run(self) -> None:
         """Watch until cancelled. The backend connects again by itself; after each connection all is compared anew."""
@@ -35,8 +39,12 @@ class Watch:
             async for event in events:
                 if event.kind is InstanceEventKind.CONNECTED:
                     await self.compare()
+                elif event.kind is InstanceEventKind.OOM and event.instance_id:
+                    self._out_of_memory.add(event.instance_id)
                 elif event.kind in {InstanceEventKind.DIED, InstanceEventKind.REMOVED} and event.instance_id:
-                    reason = died_because(event.exit_code)
+                    is_oom_killed = event.instance_id in self._out_of_memory and event.exit_code == SIGKILL_EXIT
+                    self._out_of_memory.discard(event.instance_id)
+                    reason = died_because(event.exit_code, is_oom_killed=is_oom_killed)
                     await self._died(event.agent_id or "", event.instance_id, reason)
                 elif event.agent_id:
                     await self._look(event.agent_id)
@@ -90,7 +98,7 @@ class Watch:
 def died_because(exit_code: int | None, *, is_oom_killed: bool = False) -> str:
     """Say in plain words how an instance ended."""
     if is_oom_killed:
-        return "it was killed for want of memory"
+        return "it was killed for want of memory (CNAP_RUNNER_MEMORY_MB, or the agent's resources, give it more)"
     if exit_code is None:
         return "it ended by itself"
     if exit_code > 128:

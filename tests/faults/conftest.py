@@ -24,7 +24,9 @@ GUARD = 60
 """Seconds after which a test that waits for something has hung."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(
+    scope="module"
+)  # not longer: the event loop it runs on would be in the way of tests that have their own
 async def model() -> AsyncIterator[ScriptedModel]:
     """The scripted model, where containers reach it."""
     async with ScriptedModel(host="0.0.0.0") as server:

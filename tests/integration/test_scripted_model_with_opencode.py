@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -157,9 +158,9 @@ async def _errors_are_told(server: Server, model: ScriptedModel) -> None:
 
 
 async def _broken_turns_can_be_aborted(server: Server, model: ScriptedModel) -> None:
-    for prompt, message in (("fail: 500 broken", "broken"), ("cut: half a", "Connection reset by server")):
+    for prompt, message in (("fail: 500 broken", "broken"), ("cut: half a", "(?i)connection (reset|was closed)")):
         state = await server.stuck_turn(prompt, "retry", model)
-        assert state["message"] == message
+        assert re.search(message, state["message"])
     for prompt in ("hang", "say: begun\nhang"):
         await server.stuck_turn(prompt, "busy", model)
     info, _ = await server.turn("say: well again")

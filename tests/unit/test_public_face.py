@@ -20,6 +20,7 @@ def test_the_blocking_names_are_the_same_ones() -> None:
     """``cnap_runner.sync`` adds no type of its own but the two it fronts."""
     from cnap_runner import sync
 
+    assert set(sync.__all__) == set(cnap_runner.__all__)
     shared = set(sync.__all__) - {"Runner", "RunnerManager"}
     assert all(getattr(sync, name) is getattr(cnap_runner, name) for name in shared)
 

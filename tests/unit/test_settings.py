@@ -39,7 +39,7 @@ def test_the_data_folder_is_absolute(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fields", [{"max_containers": 0}, {"memory_mb": 100}, {"backend": "vm"}, {"no_such": 1}])
 def test_bad_settings_are_named(fields: dict[str, object]) -> None:
     """One error of ours names the field."""
-    with pytest.raises(InvalidInput, match=next(iter(fields))):
+    with pytest.raises(InvalidInput, match=f"CNAP_RUNNER_{next(iter(fields)).upper()}: "):
         Settings(**fields)
 
 
@@ -53,5 +53,12 @@ def test_a_missing_file_that_was_named_is_an_error(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_name_in_the_file_is_an_error(tmp_path: Path) -> None:
     """A misspelt name would otherwise have no effect in silence."""
     (tmp_path / "cnap-runner.toml").write_text("max_container = 3\n")
-    with pytest.raises(InvalidInput, match="max_container"):
+    with pytest.raises(InvalidInput, match="CNAP_RUNNER_MAX_CONTAINER: there is no such field"):
+        Settings()
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
+    """The error tells the file and the place in it."""
+    (tmp_path / "cnap-runner.toml").write_text("max_containers = = 3\n")
+    with pytest.raises(InvalidInput, match=r"cnap-runner\.toml is not TOML: .*line 1"):
         Settings()

@@ -43,7 +43,7 @@ def test_a_timedelta_passes_through(value: timedelta) -> None:
         ({"model": "gpt"}, "model: 'gpt' is not a model"),
         ({"model": "a/ b"}, "is not a model"),
         ({"modle": "x"}, "modle: there is no such field"),
-        ({"resources": {"memory_mb": 100}}, "resources: Resources: memory_mb"),
+        ({"resources": {"memory_mb": 100}}, "resources: memory_mb: input should be greater"),
         ({"resources": {"memory": 100}}, "memory: there is no such field"),
         ({"life": {"max_run_time": "soon"}}, "'soon' is not a duration"),
         ({"life": {"max_run_time": 0}}, "max_run_time"),

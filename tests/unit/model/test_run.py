@@ -109,3 +109,12 @@ def test_every_state_has_its_followers() -> None:
     for state in RunState:
         if state.is_sent:
             assert all(follower.is_sent or follower is RunState.ENDED for follower in RUN_TRANSITIONS[state])
+
+
+def test_one_mistake_is_one_finding_in_plain_words() -> None:
+    """What follows from a mistake is not told beside it, nor the names of our classes."""
+    with pytest.raises(InvalidInput) as caught:
+        RunRequest(messages=[{"role": "user", "content": ""}])
+    assert caught.value.message == "RunRequest: messages.0: a user message needs text or a file."
+    with pytest.raises(InvalidInput, match=r"timeout: a duration must be more than 0"):
+        RunRequest(messages=[user()], timeout=0)
