@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from cnap_runner.errors import RunnerError
 from cnap_runner.model.events import MessageCompleted, RunEnded, RunEvent, StatusChanged
@@ -55,24 +55,24 @@ class Audience:
         """Hand one event on."""
         if self._sink is not None:
             await self._sink(event)
-        callback = self._callback
-        if callback is None:
-            return
-        await self._guarded(callback.on_event, event)
+        await self._call("on_event", event)
         if isinstance(event, StatusChanged):
-            await self._guarded(callback.on_status_change, event.state)
+            await self._call("on_status_change", event.state)
         elif isinstance(event, MessageCompleted):
-            await self._guarded(callback.on_message, event.text)
+            await self._call("on_message", event.text)
         elif isinstance(event, RunEnded):
-            await self._guarded(callback.on_complete, event.result)
+            await self._call("on_complete", event.result)
 
     async def refuse(self, error: RunnerError) -> None:
         """Tell that the run ended without a result."""
-        if self._callback is not None:
-            await self._guarded(self._callback.on_error, error)
+        await self._call("on_error", error)
 
-    async def _guarded(self, call: Callable[[str, Any], Awaitable[None]], value: object) -> None:
+    async def _call(self, name: str, value: object) -> None:
+        # By name: an object that has only some of the methods, and is no subclass, is told what it can hear.
+        call = getattr(self._callback, name, None)
+        if call is None:
+            return
         try:
             await call(self._task_id, value)
         except Exception:  # noqa: BLE001 - whatever a caller's code raises must not break the run
-            _log.warning("callback_failed", task_id=self._task_id, callback=call.__name__, exc_info=True)
+            _log.warning("callback_failed", task_id=self._task_id, callback=name, exc_info=True)
