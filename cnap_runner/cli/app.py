@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cnap_runner.cli import agents, demo, doctor, image, life, logs, purge, run, runs, shell
+from cnap_runner.cli.commands import Command, PromptCommand
 from cnap_runner.cli.exits import MEANINGS
 from cnap_runner.cli.failing import Commands
 from cnap_runner.cli.options import Backend, Globals, LogFormat, LogLevel
@@ -64,16 +65,16 @@ def options(  # noqa: PLR0913 - each is an option
 
 _WORK, _AGENTS, _INSTALL = "Work", "Agents", "Install"
 
-app.command(rich_help_panel=_WORK)(run.run)
-app.command(rich_help_panel=_WORK)(life.abort)
-app.command(rich_help_panel=_WORK)(runs.runs)
-app.command(rich_help_panel=_AGENTS)(agents.ps)
-app.command(rich_help_panel=_AGENTS)(logs.logs)
-app.command(rich_help_panel=_AGENTS, context_settings={"ignore_unknown_options": True})(shell.shell)
-app.command(rich_help_panel=_AGENTS)(life.start)
-app.command(rich_help_panel=_AGENTS)(life.stop)
-app.command(rich_help_panel=_AGENTS)(life.rm)
-app.command(rich_help_panel=_INSTALL)(demo.demo)
-app.command(rich_help_panel=_INSTALL)(doctor.doctor)
+app.command(cls=PromptCommand, rich_help_panel=_WORK)(run.run)
+app.command(cls=Command, rich_help_panel=_WORK)(life.abort)
+app.command(cls=Command, rich_help_panel=_WORK)(runs.runs)
+app.command(cls=Command, rich_help_panel=_AGENTS)(agents.ps)
+app.command(cls=Command, rich_help_panel=_AGENTS)(logs.logs)
+app.command(cls=Command, rich_help_panel=_AGENTS, context_settings={"ignore_unknown_options": True})(shell.shell)
+app.command(cls=Command, rich_help_panel=_AGENTS)(life.start)
+app.command(cls=Command, rich_help_panel=_AGENTS)(life.stop)
+app.command(cls=Command, rich_help_panel=_AGENTS)(life.rm)
+app.command(cls=Command, rich_help_panel=_INSTALL)(demo.demo)
+app.command(cls=Command, rich_help_panel=_INSTALL)(doctor.doctor)
 app.add_typer(image.app, name="image", rich_help_panel=_INSTALL)
-app.command(rich_help_panel=_INSTALL)(purge.purge)
+app.command(cls=Command, rich_help_panel=_INSTALL)(purge.purge)

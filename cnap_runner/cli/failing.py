@@ -7,13 +7,13 @@ import sys
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
+from cnap_runner.cli.commands import Group
 from cnap_runner.cli.exits import ExitCode, code_of_error
 from cnap_runner.errors import RunnerError
 
 
-class Commands(TyperGroup):
+class Commands(Group):
     """The commands; their errors become one line on standard error and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnap_runner.cli.commands import Command, Group
 from cnap_runner.cli.options import settings_of
 from cnap_runner.cli.output import note, spell, stderr
 from cnap_runner.cli.running import run_async
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Build the image agents run in, and look at it.")
+app = typer.Typer(cls=Group, no_args_is_help=True, help="Build the image agents run in, and look at it.")
 
 Tag = Annotated[str | None, typer.Option("--tag", help="Its name; by default that of the settings.")]
 
 
-@app.command()
+@app.command(cls=Command)
 def build(
     ctx: typer.Context,
     base: Annotated[str | None, typer.Option("--base", help="Another base image, of the Debian family.")] = None,
@@ -56,7 +57,7 @@ async def _build(tag: str, base: str | None, platform: str | None, is_forced: bo
     typer.echo(built.id)
 
 
-@app.command()
+@app.command(cls=Command)
 def version(ctx: typer.Context, tag: Tag = None) -> None:
     """Print the version of OpenCode that the image says it has."""
     settings: Settings = settings_of(ctx)
@@ -69,10 +70,10 @@ async def _version(tag: str, _: Interrupts) -> None:
     typer.echo(await image_version(tag))
 
 
-@app.command()
+@app.command(cls=Command)
 def push(
     ctx: typer.Context,
-    target: Annotated[str, typer.Argument(help="Where to, as registry/name:tag.", show_default=False)],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="Where to, as registry/name:tag.")],
     tag: Tag = None,
 ) -> None:
     """Give the image to a registry, with the logins of Docker's own configuration."""

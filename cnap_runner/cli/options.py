@@ -63,7 +63,7 @@ def complete_agent(ctx: typer.Context, incomplete: str) -> list[str]:
 
 Agent = Annotated[str, typer.Argument(metavar="AGENT", help="The agent's id.", autocompletion=complete_agent)]
 Agents = Annotated[
-    list[str] | None, typer.Argument(metavar="[AGENT]...", help="Ids of agents.", autocompletion=complete_agent)
+    list[str] | None, typer.Argument(metavar="AGENT", help="Ids of agents.", autocompletion=complete_agent)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

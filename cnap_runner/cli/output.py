@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -97,7 +97,12 @@ def spell(duration: timedelta) -> str:
 
 def is_interactive() -> bool:
     """Whether a person can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    return is_terminal(sys.stdin) and is_terminal(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal. One that was closed before Python's start is None, and none."""
+    return stream is not None and stream.isatty()
 
 
 def table(*columns: str) -> Any:

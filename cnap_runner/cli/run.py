@@ -39,7 +39,12 @@ def run(  # noqa: PLR0913 - each is an option
     ctx: typer.Context,
     *,
     agent: Agent,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to do; '-' reads standard input.")],
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            metavar="PROMPT", help="What to do; '-' reads standard input. Put '--' before one that begins with a dash."
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="provider/model. A new agent needs it; a known one uses it this once."),
@@ -52,7 +57,7 @@ def run(  # noqa: PLR0913 - each is an option
         bool, typer.Option("--json", help="One JSON object per line and event; the last has the result.")
     ] = False,
     timeout: Annotated[
-        str | None, typer.Option("--timeout", help="Longest time, waiting and start included: 90s, 5m, 1h30m.")
+        str | None, typer.Option("--timeout", help="Longest time, waiting and start included: 90 (seconds), 5m, 1h30m.")
     ] = None,
     files: Annotated[
         list[Path] | None, typer.Option("--file", "-f", help="File sent along. May be given several times.")
@@ -124,6 +129,8 @@ def read_prompt(given: str) -> str:
     """Give the prompt, from standard input where it is ``-``."""
     if given != "-":
         return given
+    if sys.stdin is None:  # what Python makes of one that was closed before its start
+        raise InvalidInput("The prompt '-' reads standard input, and that is closed.", hint="Give the prompt itself.")
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:

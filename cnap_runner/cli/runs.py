@@ -23,7 +23,7 @@ ERROR_WIDTH = 60
 def runs(
     ctx: typer.Context,
     agent: Annotated[
-        str | None, typer.Argument(metavar="[AGENT]", help="Only this agent's.", autocompletion=complete_agent)
+        str | None, typer.Argument(metavar="AGENT", help="Only this agent's.", autocompletion=complete_agent)
     ] = None,
     is_json: Json = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,

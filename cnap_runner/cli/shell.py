@@ -11,7 +11,7 @@ import typer
 
 from cnap_runner.cli import install
 from cnap_runner.cli.options import Agent, Keep, settings_of
-from cnap_runner.cli.output import note
+from cnap_runner.cli.output import is_terminal, note
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import BackendError, InvalidInput, RunTimedOut
 
@@ -30,7 +30,7 @@ def shell(
     ctx: typer.Context,
     agent: Agent,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]...", help="What to run; a shell when left out.")
+        list[str] | None, typer.Argument(metavar="COMMAND", help="What to run; a shell when left out.")
     ] = None,
     keep: Keep = False,
 ) -> None:
@@ -38,7 +38,7 @@ def shell(
 
     The exit code is the command's own. Without a terminal the command gets no input, and up to 1 MiB of its output is printed.
     """
-    has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    has_terminal = is_terminal(sys.stdin) and is_terminal(sys.stdout)
     if not command and not has_terminal:
         raise InvalidInput(
             "A shell needs a terminal.", hint="Give the command to run: cnap-runner shell AGENT COMMAND…"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +36,15 @@ def test_help_names_every_command_and_exit_code(cli: House) -> None:
     assert "130 ended by Ctrl-C" in " ".join(text.split())
 
 
+@pytest.mark.parametrize("command", ["", "run", "rm", "runs", "shell", "image", "image push"])
+def test_help_names_no_types_of_flags_and_plain_arguments(cli: House, command: str) -> None:
+    """What is shown is what one types."""
+    text = cli(*command.split(), "--help").output
+    assert [word for word in ("<bool>", "{", "[[") if word in text] == []
+    if command in {"run", "rm"}:
+        assert {"run": "[OPTIONS] AGENT PROMPT", "rm": "[OPTIONS] [AGENT]..."}[command] in text
+
+
 def test_help_loads_no_library_that_only_commands_need() -> None:
     """Help and completion answer at once."""
     code = (
@@ -53,6 +64,7 @@ def test_help_loads_no_library_that_only_commands_need() -> None:
     [
         (("run", "alice"), 2, "PROMPT"),
         (("run", "alice", "hi", "--nonsense"), 2, "--nonsense"),
+        (("run", "alice", "-x this", "--model", "a/b"), 2, "Put `--` before"),
         (("nonsense",), 2, "nonsense"),
         (("--backend", "lxc", "ps"), 2, "lxc"),
         (("run", "../up", "hi", "--model", "a/b"), 2, "is not an id"),
@@ -90,6 +102,23 @@ def test_a_prompt_that_is_no_text_is_refused(cli: House) -> None:
     """Standard input has to be UTF-8."""
     done = cli("run", "alice", "-", "--model", "a/b", given=b"\xff\xfe")
     assert (done.exit_code, "not UTF-8" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "command", [("run", "alice", "-", "--model", "a/b"), ("rm", "alice", "--workspace"), ("shell", "alice")]
+)
+def test_a_closed_standard_input_is_no_defect(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """Who closed it is told what it was needed for; Python has no object for it then."""
+    line = shlex.join([sys.executable, "-m", "cnap_runner", "--data-dir", str(tmp_path / "data"), *command])
+    done = subprocess.run(["/bin/sh", "-c", f"{line} <&-"], capture_output=True, text=True, check=False)
+    assert (done.returncode, "defect" in done.stderr) == (2, False), done.stderr
+
+
+def test_a_file_of_settings_that_is_no_toml_is_named(cli: House, tmp_path: Path) -> None:
+    """It is the user's to correct, no defect."""
+    (tmp_path / "cnap-runner.toml").write_text("memory_mb = [")
+    done = cli("ps")
+    assert (done.exit_code, "cnap-runner.toml is not TOML" in done.stderr, "defect" in done.stderr) == (2, True, False)
 
 
 def test_a_wrong_setting_is_one_line(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
