@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import typer
 
+from cnap_runner.cli.exits import ExitCode
 from cnap_runner.cli.output import is_interactive
 from cnap_runner.errors import InvalidInput
 
 
 def confirm(question: str, *, is_sure: bool) -> None:
-    """Ask, unless ``is_sure``. A no ends the command; without a terminal nobody can be asked, and it is refused."""
+    """Ask, unless ``is_sure``. A no ends the command with 1, Ctrl-C with 130; without a terminal nobody can be asked, and it is refused."""
     if is_sure:
         return
     if not is_interactive():
         raise InvalidInput("This needs a yes, and there is no terminal to ask on.", hint="Give --yes if you mean it.")
-    typer.confirm(question, abort=True, err=True)
+    try:
+        typer.confirm(question, abort=True, err=True)
+    except typer.Abort as error:
+        # Typer makes one of Ctrl-C, of the end of input and of a no; only what it came from tells them apart.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            typer.echo(err=True)
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+        raise

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -103,12 +104,12 @@ async def check_data_folder(settings: Settings) -> list[Finding]:
 
 
 def _data_folder(data_dir: Path) -> Iterator[Finding]:
-    present = next(folder for folder in (data_dir, *data_dir.parents) if folder.exists())
-    if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
+    present = next(folder for folder in (data_dir, *data_dir.absolute().parents) if os.path.lexists(folder))
+    if (why := _why_not_writable(present)) is not None:
         yield Finding(
             "data folder",
             State.FAIL,
-            f"{data_dir} cannot be written by this user.",
+            f"{data_dir} cannot be written by this user: {present}: {why}.",
             "Give this user the right to, or set CNAP_RUNNER_DATA_DIR to another folder.",
         )
         return
@@ -117,6 +118,15 @@ def _data_folder(data_dir: Path) -> Iterator[Finding]:
     state = State.FAIL if free < DISK_FAIL_MB else State.WARN if free < DISK_WARN_MB else State.OK
     hint = None if state is State.OK else "Free some space, or move the data folder with CNAP_RUNNER_DATA_DIR."
     yield Finding("disk", state, f"{free} MB are free", hint)
+
+
+def _why_not_writable(folder: Path) -> str | None:
+    """Tell why nothing can be made in a folder. Rights alone do not say: root has them on file systems that take nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # it has no name: nothing is seen of it
+            return None
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 async def check_database(settings: Settings) -> list[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from cnap_runner.errors import RunnerNotFound
+from cnap_runner.errors import InvalidInput, RunnerNotFound
 
 if TYPE_CHECKING:
     from cnap_runner.settings import Settings
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def is_there(settings: Settings) -> bool:
-    """Whether the data folder holds an install."""
+    """Whether the data folder holds an install. Raises `InvalidInput` where it is no folder."""
+    _require_folder(settings)
     return (settings.data_dir / "runner.db").exists()
 
 
@@ -42,7 +43,15 @@ async def opened(
 
     if must_exist:
         require(settings)
+    _require_folder(settings)
     redactor = Redactor()
     configure_logging(settings.log_level, settings.log_format, redactor)
     async with RunnerManager(settings, is_observer=is_observer, redactor=redactor) as manager:
         yield manager
+
+
+def _require_folder(settings: Settings) -> None:
+    if settings.data_dir.exists() and not settings.data_dir.is_dir():
+        raise InvalidInput(
+            f"{settings.data_dir} is not a folder.", hint="Name a folder with --data-dir or CNAP_RUNNER_DATA_DIR."
+        )

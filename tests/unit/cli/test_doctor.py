@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,3 +78,12 @@ async def test_more_memory_than_there_is_fails(settings: Settings) -> None:
     """The engine would refuse every start."""
     findings = await checks.check_limits(settings.model_copy(update={"memory_mb": 1 << 30}))
     assert [finding.state for finding in findings if finding.check == "memory"] == [State.FAIL]
+
+
+async def test_a_data_folder_where_nothing_can_be_made_is_found(settings: Settings) -> None:
+    """The nearest folder that is there decides, and by trying: even root can make nothing in some."""
+    for folder in (Path("/proc/nowhere/data"), settings.data_dir / "file" / "data"):
+        settings.data_dir.mkdir(exist_ok=True)
+        (settings.data_dir / "file").touch()
+        findings = await checks.check_data_folder(settings.model_copy(update={"data_dir": folder}))
+        assert [finding.state for finding in findings] == [State.FAIL]

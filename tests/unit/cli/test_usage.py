@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
+import typer
+
+from cnap_runner.cli.asking import confirm
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import House
@@ -140,3 +144,22 @@ def test_a_defect_shows_its_traceback_only_to_who_asks(cli: House, monkeypatch: 
     assert (plain.exit_code, debugging.exit_code) == (1, 1)
     assert "ZeroDivisionError: by design" in plain.stderr
     assert ("Traceback" in plain.stderr, "Traceback" in debugging.stderr) == (False, True)
+
+
+@pytest.mark.parametrize("command", [("ps",), ("runs",), ("run", "alice", "hi", "--model", "a/b"), ("purge", "--yes")])
+def test_a_data_folder_that_is_a_file_is_refused(cli: House, command: tuple[str, ...]) -> None:
+    """A mistyped path does not look like an install without agents."""
+    cli.data_dir.write_text("a file")
+    done = cli(*command)
+    assert (done.exit_code, "is not a folder" in done.stderr) == (2, True), done.stderr
+
+
+def test_ctrl_c_at_a_question_is_told_from_the_end_of_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """130 is Ctrl-C everywhere; the end of input is a no."""
+    monkeypatch.setattr("cnap_runner.cli.asking.is_interactive", lambda: True)
+    for reason, ending in ((KeyboardInterrupt, typer.Exit), (EOFError, typer.Abort)):
+        leave = Mock(side_effect=reason)
+        monkeypatch.setattr(sys.modules[typer.confirm.__module__], "visible_prompt_func", leave)
+        with pytest.raises(ending) as raised:
+            confirm("Really?", is_sure=False)
+        assert getattr(raised.value, "exit_code", 1) == (130 if reason is KeyboardInterrupt else 1)
