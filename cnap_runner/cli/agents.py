@@ -39,8 +39,8 @@ class AgentLine:
     current_task: str | None
     waiting: int
     """Runs that wait for their turn."""
-    container: str | None
-    """The container's id, short; the process backend's own name for an instance."""
+    instance: str | None
+    """Its container's id, short; the process backend's own name for an instance."""
     reason: str | None
     """Why it is in this status, in plain words."""
 
@@ -89,7 +89,7 @@ def _line(runner: Runner, unfinished: list[RunRecord]) -> AgentLine:
         current_run=current.run_id if current else None,
         current_task=current.task_id if current else None,
         waiting=sum(run.state == "queued" for run in own),
-        container=_short(record.handle),
+        instance=_short(record.handle),
         reason=record.reason,
     )
 
@@ -123,7 +123,7 @@ def _show(lines: list[AgentLine], *, is_json: bool) -> None:
 def _table(lines: list[AgentLine]) -> Any:
     from cnap_runner.cli.output import ago, table
 
-    made = table("AGENT", "STATUS", "SINCE", "MODEL", "RUN", "WAITING", "CONTAINER", "REASON")
+    made = table("AGENT", "STATUS", "SINCE", "MODEL", "RUN", "WAITING", "INSTANCE", "REASON")
     for line in lines:
         run = f"{line.current_run} ({line.current_task})" if line.current_run else ""
         made.add_row(
@@ -133,7 +133,7 @@ def _table(lines: list[AgentLine]) -> Any:
             line.model,
             run,
             str(line.waiting or ""),
-            line.container or "",
+            line.instance or "",
             line.reason or "",
         )
     return made

@@ -20,6 +20,7 @@ import anyio.to_thread
 from cnap_runner.errors import RunnerError
 
 if TYPE_CHECKING:
+    from cnap_runner.model.instance import Capabilities
     from cnap_runner.settings import Settings
 
 DISK_FAIL_MB, DISK_WARN_MB = 200, 2048
@@ -159,7 +160,23 @@ def _check_database(path: Path) -> list[Finding]:
 
 
 async def check_limits(settings: Settings) -> list[Finding]:
-    """Whether this machine has what the settings give to one agent."""
+    """Whether this machine has what the settings give to one agent. Nothing is said of limits that the backend does not apply."""
+    from cnap_runner.wiring import make_backend
+
+    try:
+        backend = await anyio.to_thread.run_sync(make_backend, settings)
+    except RunnerError:
+        return []  # the check of the engine says so
+    limited = _limited(backend.capabilities)
+    await backend.aclose()
+    return [finding for finding in _shares(settings) if finding.check in limited]
+
+
+def _limited(can: Capabilities) -> set[str]:
+    return {name for name, is_limited in (("memory", can.limits_memory), ("cpu", can.limits_cpu)) if is_limited}
+
+
+def _shares(settings: Settings) -> list[Finding]:
     cpus = os.cpu_count() or 1
     memory_mb = (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
     found = []
@@ -229,7 +246,9 @@ def _loopback_urls(configuration: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _failed(check: str, error: RunnerError) -> Finding:
-    return Finding(check, State.FAIL, error.message, error.hint)
+    # Errors from elsewhere advise to ask doctor, who is speaking here.
+    hint, is_ours, _ = (error.hint or "").partition("; `cnap-runner doctor`")
+    return Finding(check, State.FAIL, error.message, f"{hint}." if is_ours else error.hint)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -16,7 +16,7 @@ from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.failing import root_cause
 from cnap_runner.cli.options import Agent, Keep, settings_of
 from cnap_runner.cli.running import run_async
-from cnap_runner.errors import InvalidInput, RunnerError, RunnerNotFound
+from cnap_runner.errors import InvalidInput, RunInProgress, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
@@ -142,6 +142,8 @@ async def carry_out(order: Order, settings: Settings, printer: Printer, _: Inter
     try:
         result = await _carry_out(order, settings, printer)
     except RunnerError as error:
+        if isinstance(error, RunInProgress) and error.hint is None:
+            error.hint = f"Leave --no-wait out to wait for it, or end it with `cnap-runner abort {order.agent_id}`."
         printer.refuse(error)
         raise
     finally:
@@ -221,7 +223,7 @@ def tell_progress(event: RunEvent, runner: Runner, printer: Printer) -> None:
     if not isinstance(event, StatusChanged):
         return
     if event.state == "starting" and runner.status not in {"ready", "running"}:
-        printer.progress(f"starting the container of agent {runner.agent_id}")
+        printer.progress(f"starting agent {runner.agent_id}")
     elif event.state == "running":
         printer.progress(f"agent {runner.agent_id} works")
 

@@ -53,7 +53,7 @@ async def _shell(
     async with install.opened(settings) as manager:
         runner = await manager.get_runner(agent_id)
         if runner.status not in {"ready", "running"}:
-            note(f"starting the container of agent {agent_id}", style="dim")
+            note(f"starting agent {agent_id}", style="dim")
         runner = await manager.start_runner(agent_id)
         if not has_terminal:
             return await _run_plainly(runner, command)

@@ -6,13 +6,17 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cnap_runner import wiring
 from cnap_runner.cli import checks
 from cnap_runner.cli.checks import State
+from cnap_runner.errors import EngineUnavailable
+from cnap_runner.model.instance import Capabilities
 from cnap_runner.settings import Settings
 from cnap_runner.testing import FakeBackend, FlakyBackend
 
@@ -87,3 +91,32 @@ async def test_a_data_folder_where_nothing_can_be_made_is_found(settings: Settin
         (settings.data_dir / "file").touch()
         findings = await checks.check_data_folder(settings.model_copy(update={"data_dir": folder}))
         assert [finding.state for finding in findings] == [State.FAIL]
+
+
+class UnlimitingBackend(FakeBackend):
+    """Limits nothing, as processes of this machine."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """All but limits."""
+        return replace(super().capabilities, limits_memory=False, limits_cpu=False)
+
+
+async def test_limits_that_are_not_applied_are_not_promised(
+    settings: Settings, use_backend: Callable[[FakeBackend], None]
+) -> None:
+    """What a backend cannot limit is no share of an agent's."""
+    assert {finding.check for finding in await checks.check_limits(settings)} == {"memory", "cpu"}
+    use_backend(UnlimitingBackend())
+    assert await checks.check_limits(settings) == []
+
+
+async def test_doctor_does_not_send_to_itself(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint of a missing engine is what one can do besides."""
+
+    def refuse(_: Settings) -> FakeBackend:
+        raise EngineUnavailable("No engine answers.")
+
+    monkeypatch.setattr(wiring, "make_backend", refuse)
+    (finding,) = await checks.check_engine(settings)
+    assert ("DOCKER_HOST" in str(finding.hint), "doctor" in str(finding.hint)) == (True, False)

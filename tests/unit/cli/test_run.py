@@ -6,6 +6,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
+from cnap_runner.cli import run
+from cnap_runner.errors import RunInProgress
 from cnap_runner.testing import FakeBackend, FlakyBackend, RefusingBackend
 from cnap_runner.testing.fake_opencode import Fail, Say, UseTool
 
@@ -20,7 +24,7 @@ def test_the_answer_alone_goes_to_standard_output(cli: House) -> None:
     cli.backend.turns = [[Say("First."), UseTool("bash", {"command": "ls"}, output="a\nb"), Say("There ", "it is.")]]
     done = cli("run", "alice", "list", *MODEL)
     assert (done.exit_code, done.stdout) == (0, "There it is.\n"), done.stderr
-    assert "starting the container of agent alice\n" in done.stderr
+    assert "starting agent alice\n" in done.stderr
     assert "> bash  ls\n  bash done:\n    a\n    b\n" in done.stderr
     assert "\x1b" not in done.output
 
@@ -116,3 +120,14 @@ def test_an_agents_life_ends_step_by_step(cli: House) -> None:
     assert cli("rm", "alice", "--workspace").exit_code == 2
     assert cli("rm", "alice", "--workspace", "--yes").exit_code == 0
     assert not workspace.exists()
+
+
+def test_a_busy_agent_is_refused_with_what_to_do(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--no-wait` says how one waits after all, and how the other run is ended."""
+
+    async def busy(*_: object) -> None:
+        raise RunInProgress("Agent alice has an unfinished run.")
+
+    monkeypatch.setattr(run, "follow", busy)
+    done = cli("run", "alice", "hi", "--no-wait", *MODEL)
+    assert (done.exit_code, "cnap-runner abort alice" in done.stderr, "--no-wait" in done.stderr) == (5, True, True)
