@@ -16,7 +16,7 @@ from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.failing import root_cause
 from cnap_runner.cli.options import Agent, Keep, settings_of
 from cnap_runner.cli.running import run_async
-from cnap_runner.errors import InvalidInput, RunInProgress, RunnerError, RunnerNotFound
+from cnap_runner.errors import ImageNotFound, InvalidInput, RunInProgress, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
@@ -152,6 +152,7 @@ async def carry_out(order: Order, settings: Settings, printer: Printer, _: Inter
 
 
 async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunResult:
+    from cnap_runner.cli.output import note
     from cnap_runner.model.ids import new_id
 
     # With a key of its own a run can be found in the ledger before its result is there: for its place, and after Ctrl-C.
@@ -160,9 +161,17 @@ async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunR
     if order.model is None and not install.is_there(settings):
         raise unknown_agent(order.agent_id)
     async with install.opened(settings, must_exist=False, is_observer=False) as manager:
+        is_new = order.agent_id not in {known.agent_id for known in await manager.list_runners()}
         runner = await find_or_create(manager, order)
-        result = await follow(manager, runner, order.request(key, spec=runner.spec), printer)
+        try:
+            result = await follow(manager, runner, order.request(key, spec=runner.spec), printer)
+        except (InvalidInput, ImageNotFound) as error:
+            if is_new:
+                error.hint = " ".join(filter(None, (error.hint, how_to_change_model(runner.spec))))
+            raise
         printer.end(result)
+        if result.error is not None and result.error.code == "model_not_found":
+            note(f"hint: {about_model(order.model, runner.spec)}")
         if settings.on_shutdown == "stop":
             printer.progress(f"stopping agent {order.agent_id}, unless somebody else uses it")
     return result
@@ -179,6 +188,21 @@ async def find_or_create(manager: RunnerManager, order: Order) -> Runner:
             raise unknown_agent(order.agent_id) from error
     spec = AgentSpec(agent_id=order.agent_id, model=order.model, system_prompt=order.system_prompt)
     return await manager.create_runner(spec)
+
+
+def about_model(given: str | None, spec: AgentSpec) -> str:
+    """Say whose model it was that was not found, and what to do. ``given`` is the one of the command line."""
+    if given in {None, spec.model}:
+        return how_to_change_model(spec)
+    return f"--model {given} counted for this run alone. {how_to_change_model(spec)}"
+
+
+def how_to_change_model(spec: AgentSpec) -> str:
+    """Say which model an agent has, and how it gets another."""
+    return (
+        f"The model of agent {spec.agent_id} is {spec.model}; for another, `cnap-runner rm {spec.agent_id}` and run it "
+        "again with --model: its files and sessions stay."
+    )
 
 
 def unknown_agent(agent_id: str) -> RunnerNotFound:

@@ -11,7 +11,7 @@ import pytest
 from cnap_runner.cli import run
 from cnap_runner.errors import RunInProgress
 from cnap_runner.testing import FakeBackend, FlakyBackend, RefusingBackend
-from cnap_runner.testing.fake_opencode import Fail, Say, UseTool
+from cnap_runner.testing.fake_opencode import Fail, FailUnanswered, Say, UseTool
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import House
@@ -131,3 +131,24 @@ def test_a_busy_agent_is_refused_with_what_to_do(cli: House, monkeypatch: pytest
     monkeypatch.setattr(run, "follow", busy)
     done = cli("run", "alice", "hi", "--no-wait", *MODEL)
     assert (done.exit_code, "cnap-runner abort alice" in done.stderr, "--no-wait" in done.stderr) == (5, True, True)
+
+
+def test_whose_model_was_not_found_is_told(cli: House) -> None:
+    """An option for one run is told from the agent's own model, and how that is changed is said."""
+    cli.backend.turns = [[FailUnanswered("Model not found: fake/nope.")]]
+    own = cli("run", "alice", "hi", "--model", "fake/nope")
+    once = cli("run", "alice", "hi", "--model", "fake/none")
+    for done in (own, once):
+        assert done.exit_code == 1
+        assert "The model of agent alice is fake/nope; for another, `cnap-runner rm alice`" in done.stderr
+    assert ["this run alone" in done.stderr for done in (own, once)] == [False, True]
+
+
+def test_a_first_run_that_cannot_start_says_how_the_agent_gets_another_model(
+    cli: House, use_backend: Callable[[FakeBackend], None]
+) -> None:
+    """The agent is made by then, and a later --model would count for one run alone."""
+    use_backend(FakeBackend(images=()))
+    first, second = (cli("run", "alice", "hi", "--model", "fake/nope") for _ in range(2))
+    assert (first.exit_code, second.exit_code) == (3, 3)
+    assert ["cnap-runner rm alice" in done.stderr for done in (first, second)] == [True, False]
