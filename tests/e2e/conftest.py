@@ -64,7 +64,13 @@ class Cli:
         program = str(Path(sys.executable).with_name("cnap-runner"))
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [program, *arguments], env=self.environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [program, *arguments],
+            env=self.environment,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            preexec_fn=_hear_signals,  # noqa: PLW1509 - it only resets two signals
         )
 
     def run(self, *arguments: str, code: int = 0, given: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -92,6 +98,12 @@ class Cli:
     def remains(self) -> list[str]:
         """Containers and networks of this install that are on the engine."""
         return [str(thing.name) for thing in _of_install(self.install_id)]
+
+
+def _hear_signals() -> None:
+    """Like a command typed at a terminal: one begun by a job in the background, or by nohup, would ignore them."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_until(condition: Callable[[], bool], *, what: str) -> None:

@@ -15,8 +15,10 @@ from cnap_runner.cli.interrupts import Interrupts
 
 @pytest.fixture(autouse=True)
 def own_handlers() -> Iterator[None]:
-    """Leave the process's handlers as they were found."""
+    """Begin with the handlers of a command typed at a terminal, and leave those that were found."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
