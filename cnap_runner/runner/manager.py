@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from cnap_runner.aio.shield import shielded
-from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerError, RunnerNotFound
+from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
@@ -152,10 +152,7 @@ class RunnerManager:
         """Wait until a run has ended, whoever drives it, and return its result; raises `RunNotFound`."""
         parts = self._usable()
         run = await parts.install.store.get_run(run_id)
-        ended = await parts.runs.queue.wait_ended(run_id, run.agent_id)
-        if ended.result is None:
-            raise RunnerError(f"Run {run_id} ended without a result.")
-        return ended.result
+        return await parts.runs.queue.wait_ended(run_id, run.agent_id)
 
     async def check_engine(self) -> EngineInfo:
         """Ask the engine who it is; raises `EngineUnavailable` and its like."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from cnap_runner.errors import RunAborted
+from cnap_runner.errors import RunAborted, RunnerError
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.runner.active import ActiveRun, ActiveRuns
 from cnap_runner.runner.install import Install
@@ -49,12 +49,14 @@ class TurnQueue:
             if await self._settle(head) is None:
                 return
 
-    async def wait_ended(self, run_id: str, agent_id: str) -> RunRecord:
-        """Wait until an entry has ended, whoever drives it."""
+    async def wait_ended(self, run_id: str, agent_id: str) -> RunResult:
+        """Wait until an entry has ended, whoever drives it, and return its result."""
         while True:
             run = await self._install.store.get_run(run_id)
             if run.state is RunState.ENDED:
-                return run
+                if run.result is None:
+                    raise RunnerError(f"Run {run_id} ended without a result.")
+                return run.result
             active = self._active.get(run_id)
             if active is not None:
                 await active.ended.wait()

@@ -133,8 +133,5 @@ class Runs:
 
     async def _attend(self, run: RunRecord, *, deadline: float | None) -> RunResult:
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):
-            ended = await self.queue.wait_ended(run.run_id, run.agent_id)
-            if ended.result is None:
-                raise RunnerError(f"Run {run.run_id} ended without a result.")
-            return ended.result
+            return await self.queue.wait_ended(run.run_id, run.agent_id)
         raise RunTimedOut(f"Run {run.run_id} goes on, but the time to wait for it was over.")
