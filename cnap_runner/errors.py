@@ -4,7 +4,9 @@
 
     RunnerError
     ├── InvalidInput                 what was given cannot work; nothing was created
-    │   └── NotSupportedYet          a field or method whose effect is not built yet
+    │   ├── NotSupportedYet          a field or method whose effect is not built yet
+    │   ├── SecretUnavailable        a secret or variable has no value, or its store cannot be read
+    │   └── ArchiveInvalid           no archive of an agent, or one that reaches outside of itself
     ├── NotFoundError
     │   ├── RunnerNotFound           no agent of that id
     │   └── RunNotFound              no run of that id
@@ -15,6 +17,8 @@
     ├── RunAborted                   the run was ended before its prompt was sent
     ├── RunTimedOut                  its time was over before its prompt was sent
     ├── ManagerUnusable              closed, not entered, or working in a forked child
+    ├── QuotaExceeded                the agent's files take more than its quota
+    ├── WorkspaceSeedFailed          a workspace could not be copied or cloned
     ├── MaxContainersReached         every place is taken by an agent at work
     ├── BackendError
     │   ├── EngineUnavailable        no engine answers
@@ -72,6 +76,18 @@ class NotSupportedYet(InvalidInput):
     """A field or method whose effect is not built yet. It is refused, never ignored."""
 
     code = "not_supported_yet"
+
+
+class SecretUnavailable(InvalidInput):
+    """A secret or variable that an agent needs has no value, or its store cannot be read. The message names it, never its value."""
+
+    code = "secret_unavailable"
+
+
+class ArchiveInvalid(InvalidInput):
+    """Not an archive of an agent, one of a newer version, or one that would write outside of the agent's folders."""
+
+    code = "archive_invalid"
 
 
 class NotFoundError(RunnerError):
@@ -136,6 +152,19 @@ class ManagerUnusable(RunnerError):
     """The manager is closed, was not entered with `async with`, or finds itself in a forked child."""
 
     code = "manager_unusable"
+
+
+class QuotaExceeded(RunnerError):
+    """The agent's workspace, state and home take more than its quota, or the host's disk is nearly full."""
+
+    code = "quota_exceeded"
+
+
+class WorkspaceSeedFailed(RunnerError):
+    """A workspace could not be copied or cloned. Nothing of it is left; the next start tries again."""
+
+    code = "workspace_seed_failed"
+    retryable = True
 
 
 class MaxContainersReached(RunnerError):

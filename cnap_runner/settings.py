@@ -47,6 +47,36 @@ class Settings(BaseSettings):
     """CPU of an instance in cores; no more than the host has is asked of the engine."""
     pids: int = Field(1024, ge=64)
     """Processes and threads of an instance."""
+    shm_mb: int = Field(64, ge=1)
+    """Size of ``/dev/shm`` in an instance, in MiB."""
+    runtime: str | None = None
+    """OCI runtime of agents that name none of their own; None: the engine's default."""
+    opencode: dict[str, Any] = Field(default_factory=dict)
+    """OpenCode's own configuration for all agents, merged over the template and under each agent's own."""
+    disk_mb: int = Field(10_240, ge=16)
+    """Soft limit on an agent's workspace, state and home together, in MiB: above it no turn begins."""
+    disk_ceiling_percent: int = Field(150, ge=100)
+    """Hard ceiling in percent of the soft limit: a turn that passes it is frozen and aborted."""
+    host_reserve_mb: int = Field(512, ge=0)
+    """Room on the data folder's disk, in MiB, that agents must leave: with less, turns are frozen and aborted, and none begins."""
+    workspace_retention: Duration | None = None
+    """Time after its deletion when an agent's workspace and sessions are removed for ever; None: never."""
+    secrets_dir: Path | None = None
+    """Folder of secrets, one file each, for ``file:NAME``; None: ``/run/secrets``, where Docker and Kubernetes put them."""
+    http_proxy: str | None = None
+    https_proxy: str | None = None
+    """Proxy through which agents and image builds reach the world (``http://proxy.example:3128``), without credentials."""
+    no_proxy: str | None = None
+    """Hosts reached without the proxy, separated by commas."""
+    ca_file: Path | None = None
+    """PEM file of certificate authorities that agents and image builds trust besides the usual ones."""
+    git_name: str = "CNAP agent"
+    git_email: str = "agent@localhost"
+    """Author of the commits that agents make."""
+    timezone: str | None = None
+    """Time zone of agents, by its IANA name; None: UTC."""
+    locale: str = "C.UTF-8"
+    """Locale of agents (``LANG``)."""
     start_timeout: Duration = timedelta(seconds=30)
     """Longest time to create and start an instance."""
     health_timeout: Duration = timedelta(seconds=60)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cnap_runner.errors import InvalidInput, NotSupportedYet
 from cnap_runner.model.durations import Duration
 from cnap_runner.model.edge import EdgeModel
 from cnap_runner.model.ids import AgentId
+from cnap_runner.model.mcp import McpServer
 
 Reply = Literal["allow", "reject", "ask"]
+Ulimit = int | tuple[int, int]
+"""One number for both, or soft and hard; -1: unlimited."""
 
 MIN_MEMORY_MB = 384
 """Below this OpenCode is killed for want of memory while it starts (measured at 256 MB, works slowly at 384 MB)."""
@@ -26,24 +30,52 @@ class Resources(EdgeModel):
     """CPU in cores. Half a core makes a start take 4 s instead of 2."""
     pids: int | None = Field(None, ge=64, le=1 << 20)
     """Processes and threads. OpenCode alone has about 30."""
-    disk_mb: int | None = Field(None, ge=1)
-    """Soft limit on workspace, state and home, in MiB."""
+    disk_mb: int | None = Field(None, ge=16)
+    """Soft limit on workspace, state and home together, in MiB: above it no turn begins. A turn that passes the hard ceiling
+    (`Settings.disk_ceiling_percent`) is aborted."""
+    shm_mb: int | None = Field(None, ge=1, le=1 << 20)
+    """Size of ``/dev/shm`` in MiB; browsers want more than the default. It counts as the agent's memory."""
+    ulimits: dict[str, Ulimit] = Field(default_factory=dict)
+    """Limits of each process by their usual names (``nofile``, ``core``): one number, or soft and hard."""
+    gpus: int | Literal["all"] | None = Field(None)
+    """How many GPUs, or ``all``; passed on to the engine."""
+    devices: tuple[str, ...] = ()
+    """Devices of the host that the agent may use, by path (``/dev/kvm``)."""
 
 
 class Workspace(EdgeModel):
-    """What an agent's workspace is seeded with when it is first made."""
+    """What an agent's workspace is seeded with when it is first made. One that has files already is left as it is."""
 
-    copy_from: str | None = Field(None, alias="copy")
+    copy_from: Path | None = Field(None, alias="copy")
+    """A folder on the manager's side, whose contents are copied."""
     git: str | None = None
+    """What is cloned: a URL, or a path on the manager's side. Its user and password may be ``${NAME}`` of the agent's secrets."""
     branch: str | None = None
+    """Branch or tag; None: what the remote's HEAD names."""
     depth: int | None = Field(None, ge=1)
+    """Commits of history; None: all."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.copy_from is not None and self.git is not None:
+            raise InvalidInput("a workspace is seeded with either copy or git, not both.")
+        if self.git is None and (self.branch is not None or self.depth is not None):
+            raise InvalidInput("branch and depth belong to git, which is not given.")
+        return self
 
 
 class Egress(EdgeModel):
-    """What an agent may reach."""
+    """What an agent may reach. The hosts of its configured model providers are always allowed; cloud metadata addresses never."""
 
     mode: Literal["open", "none", "allowlist"] = "open"
     allow: tuple[str, ...] = ()
+    """For ``allowlist``: ``host``, ``host:port`` or ``*.domain[:port]``; without a port, 80 and 443."""
+
+    @model_validator(mode="after")
+    def _allow_needs_allowlist(self) -> Self:
+        if self.allow and self.mode != "allowlist":
+            raise InvalidInput(f"allow belongs to mode 'allowlist', and the mode is {self.mode!r}.")
+        return self
 
 
 class Answers(EdgeModel):
@@ -74,12 +106,20 @@ class AgentSpec(EdgeModel):
     system_prompt: str | None = None
     """Added to OpenCode's own system prompt in each turn."""
     image: str | None = None
+    """The project's own image; OpenCode is brought into it. None: that of the settings."""
     opencode: dict[str, Any] = Field(default_factory=dict)
     """OpenCode's own configuration, merged over the template: providers, agents, permissions and so on."""
-    mcp: dict[str, Any] = Field(default_factory=dict)
+    opencode_files: dict[str, str] = Field(default_factory=dict)
+    """Files for OpenCode's configuration folder, by path below it, as text: ``AGENTS.md``, ``agents/reviewer.md``,
+    ``commands/fix.md``, ``skills/release/SKILL.md``."""
+    mcp: dict[str, McpServer] = Field(default_factory=dict)
+    """MCP servers by name."""
     secrets: dict[str, str] = Field(default_factory=dict)
+    """Name → where it comes from (``env:NAME``, ``file:PATH``, ``keyring:NAME``, ``vault:NAME``). ``${NAME}`` inside ``opencode``, ``mcp`` and
+    ``workspace.git`` stands for it."""
     resources: Resources = Resources()
     runtime: str | None = None
+    """An OCI runtime by the name the engine knows it by (``runsc``, ``kata``). None: that of the settings, else the engine's default."""
     workspace: Workspace = Workspace()
     egress: Egress = Egress()
     answers: Answers = Answers()
@@ -116,7 +156,12 @@ _LATER: tuple[tuple[str, Any], ...] = (
     ("image", None),
     ("mcp", {}),
     ("secrets", {}),
+    ("opencode_files", {}),
     ("resources.disk_mb", None),
+    ("resources.shm_mb", None),
+    ("resources.ulimits", {}),
+    ("resources.gpus", None),
+    ("resources.devices", ()),
     ("runtime", None),
     ("workspace", Workspace()),
     ("egress", Egress()),

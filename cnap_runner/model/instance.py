@@ -58,6 +58,31 @@ class Limits:
     pids: int
 
 
+class Network(StrEnum):
+    """Which of an install's two networks an instance is on."""
+
+    OPEN = "open"
+    """Reaches the world and the host."""
+    CLOSED = "closed"
+    """Reaches nothing but the install's proxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What an instance gets of the host besides its limits. Fixed for its life."""
+
+    shm_bytes: int | None = None
+    """Size of ``/dev/shm``; None: the backend's default."""
+    ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Name → soft and hard limit of each process; -1: unlimited."""
+    gpus: int | None = None
+    """How many; -1: all."""
+    devices: tuple[str, ...] = ()
+    """Paths of the host's devices."""
+    disk_bytes: int | None = None
+    """Quota of the instance's own layer, where the engine's storage has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One instance to be created. Nothing in it is secret."""
@@ -76,6 +101,13 @@ class InstanceSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     """The user's own; the backend adds those of `identity_labels`."""
+    network: Network = Network.OPEN
+    hardware: Hardware = Hardware()
+    runtime: str | None = None
+    """An OCI runtime by the engine's name for it; None: its default."""
+    kit: Path | None = None
+    """A folder on the manager's side with OpenCode and all it needs (see `cnap_runner.image`), brought read-only into an image that is
+    not ours; None: the image has them."""
 
     def identity_labels(self) -> dict[str, str]:
         """Labels that say whose instance this is. Only instances with the own install id are ever touched."""
@@ -117,6 +149,8 @@ class Observation:
     generation: int
     spec_hash: str
     status: InstanceStatus
+    address: str | None = None
+    """The instance's own address on its network while running, where it has one."""
     endpoint: str | None = None
     """Base URL of the OpenCode server while running, as this manager can reach it (``http://127.0.0.1:32768``). It changes
     with each start."""
@@ -199,6 +233,10 @@ class Capabilities:
     limits_cpu: bool
     limits_pids: bool
     can_pause: bool
+    closes_network: bool
+    """Has `Network.CLOSED`."""
+    has_runtimes: bool
+    """Knows OCI runtimes by name."""
     survives_manager: bool
     """Instances go on when the manager ends."""
 

@@ -24,7 +24,6 @@ from cnap_runner.errors import (
     SessionNotFound,
     UnsupportedServerVersion,
 )
-from cnap_runner.opencode.events import ServerEvent, parse_event
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
@@ -156,16 +155,16 @@ class OpenCodeClient:
         """End the turn that is under way. Nothing happens in an idle or unknown session."""
         await self._request("POST", f"/session/{_quoted(session_id)}/abort")
 
-    def events(self, *, silence: timedelta = SILENCE) -> AbstractAsyncContextManager[AsyncIterator[ServerEvent]]:
-        """Open one stream of events.
+    def events(self, *, silence: timedelta = SILENCE) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Open one stream of events; each comes as the text that `parse_event` takes.
 
         Inside the context the subscription stands. The iterator ends when the server ends the stream; it raises
-        `ConnectionLost` when the connection breaks or says nothing for ``silence``, `ServerRejected` for what is no event.
+        `ConnectionLost` when the connection breaks or says nothing for ``silence``, `ServerRejected` for what is no stream of events.
         """
         return self._events(silence)
 
     @asynccontextmanager
-    async def _events(self, silence: timedelta) -> AsyncIterator[AsyncIterator[ServerEvent]]:
+    async def _events(self, silence: timedelta) -> AsyncIterator[AsyncIterator[str]]:
         timeout = httpx.Timeout(OPENING.total_seconds(), read=silence.total_seconds())
         async with AsyncExitStack() as stack:
             with _translated():
@@ -175,7 +174,7 @@ class OpenCodeClient:
                 if source.response.status_code != httpx.codes.OK:
                     await source.response.aread()
                     _refuse(source.response)
-            yield _parsed(source)
+            yield _texts(source)
 
     async def _get_json(
         self, path: str, *, params: Mapping[str, int] | None = None, timeout: timedelta | None = None
@@ -227,15 +226,11 @@ def _reason(error: Exception) -> str:
     return str(error)[:_LONGEST_QUOTE] or type(error).__name__
 
 
-async def _parsed(source: httpx_sse.EventSource) -> AsyncIterator[ServerEvent]:
+async def _texts(source: httpx_sse.EventSource) -> AsyncIterator[str]:
     with _translated():
         async for event in source.aiter_sse():
             if event.data:
-                try:
-                    parsed = parse_event(event.data)
-                except ValueError as error:
-                    raise ServerRejected("The server's stream carries something that is no JSON.") from error
-                yield parsed
+                yield event.data
 
 
 def _json(response: httpx.Response) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from cnap_runner.errors import ServerRejected
 from cnap_runner.opencode.wire import (
     Json,
     Part,
@@ -127,8 +128,11 @@ ServerEvent = (
 
 
 def parse_event(data: str) -> ServerEvent:
-    """Parse one event's data. Raises `ServerRejected` for one of a known type in an unknown shape, `ValueError` for no JSON."""
-    event = as_object(json.loads(data), "event")
+    """Parse one event's data. Raises `ServerRejected` for no JSON, and for one of a known type in an unknown shape."""
+    try:
+        event = as_object(json.loads(data), "event")
+    except ValueError as error:
+        raise ServerRejected("The server's stream carries something that is no JSON.") from error
     kind = text_of(event, "type")
     parse = _PARSERS.get(kind)
     return OtherEvent(kind) if parse is None else parse(as_object(event.get("properties"), kind))

@@ -1,23 +1,34 @@
-"""The event stream, kept open: connected again by itself, with every break told."""
+"""One server's event stream, kept open over turns and shared by them: connected again by itself, with every break told.
+
+A turn listens by a `Feed` of its own. Nothing a listener does holds up another one or the stream: what comes is put down for each, and
+one that is too far behind is told that the stream broke, which for it is the same, and reads by request what it missed.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from cnap_runner.errors import ServerError
+from cnap_runner.errors import ServerError, ServerUnreachable
 from cnap_runner.opencode.client import OpenCodeClient
-from cnap_runner.opencode.events import ServerEvent
+from cnap_runner.opencode.events import (
+    MessageUpdated,
+    OtherEvent,
+    PartDelta,
+    PartUpdated,
+    ServerEvent,
+    parse_event,
+)
 
-_ROOM = 256
-"""Events that may wait for a slow listener before the stream itself has to wait."""
+ROOM = 2048
+"""Items that may wait for one slow listener before it counts as too far behind; most are some hundred bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The stream ended or could not be opened; it is tried again after a pause."""
+    """The stream ended or could not be opened, and is tried again after a pause; or this listener missed a piece of it."""
 
     reason: ServerError | None
 
@@ -49,61 +60,150 @@ class Backoff:
 
 
 class Feed:
-    """What an open stream tells, item by item."""
+    """What the stream tells one listener, item by item. Its first item is `Opened` or `Lost`."""
 
-    def __init__(self, items: MemoryObjectReceiveStream[FeedItem]) -> None:
-        self._items = items
+    def __init__(self, shared: SharedFeed, session_id: str) -> None:
+        self._shared = shared
+        self._session_id = session_id
+        self._items: deque[FeedItem] = deque()
+        self._has_come = asyncio.Event()
+        self._is_behind = False
+        self._failure: Exception | None = None
 
     async def next(self, *, timeout: float | None = None) -> FeedItem | None:
         """Wait for the next item, for so many seconds; None when there was none."""
-        with contextlib.suppress(anyio.WouldBlock):
-            return self._items.receive_nowait()
-        with anyio.move_on_after(timeout):
-            return await self._items.receive()
-        return None
+        if not self._items and not self._is_behind and self._failure is None:
+            self._has_come.clear()
+            with anyio.move_on_after(timeout):
+                await self._has_come.wait()
+        if self._items:
+            return self._items.popleft()
+        if self._failure is not None:
+            raise self._failure
+        return self._caught_up() if self._is_behind else None
+
+    def put(self, item: FeedItem) -> None:
+        """Put an item down for the listener, unless it is another session's or there is no room left."""
+        if self._is_behind or not self._is_wanted(item):
+            return
+        if len(self._items) >= ROOM:
+            self._is_behind = True
+            return
+        self._items.append(item)
+        self._has_come.set()
+
+    def fail(self, failure: Exception) -> None:
+        """Let the listener raise this once it took what came before."""
+        self._failure = failure
+        self._has_come.set()
+
+    def _caught_up(self) -> FeedItem:
+        """All is taken that was put down before there was no room: the stream breaks here, and goes on at once if it stands."""
+        self._is_behind = False
+        if self._shared.is_open:
+            self._items.append(Opened())
+        return Lost(None)
+
+    def _is_wanted(self, item: FeedItem) -> bool:
+        """Subagents have sessions of their own: of those all is told but their messages."""
+        if isinstance(item, MessageUpdated | PartUpdated | PartDelta):
+            return item.session_id == self._session_id
+        return not isinstance(item, OtherEvent)
 
 
-@asynccontextmanager
-async def open_feed(client: OpenCodeClient, *, silence: timedelta, backoff: Backoff) -> AsyncIterator[Feed]:
-    """Keep a stream of events open for as long as the context lasts. Its first item is `Opened` or `Lost`."""
-    sender, receiver = anyio.create_memory_object_stream[FeedItem](_ROOM)
-    failure: Exception | None = None
-    # Closed after the task has ended: until then it may still pass something on.
-    with sender, receiver:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_pump, client, sender, silence, backoff)
-            try:
-                yield Feed(receiver)
-            except Exception as error:  # noqa: BLE001 - raised again below: a task group would wrap it
-                failure = error
-            finally:
-                tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+class SharedFeed:
+    """The stream of one server. Opened by the first listener, then kept; one that breaks is opened anew while somebody listens.
 
+    Kept, because opening one for each turn costs time, and because the server never forgets the listeners of streams that were
+    closed (seen: `MaxListenersExceededWarning` after ten).
+    """
 
-async def _pump(
-    client: OpenCodeClient, items: MemoryObjectSendStream[FeedItem], silence: timedelta, backoff: Backoff
-) -> None:
-    failures = 0
-    while True:
-        reason: ServerError | None = None
+    def __init__(self, client: OpenCodeClient, *, silence: timedelta, backoff: Backoff | None = None) -> None:
+        """A stream without any sign for ``silence`` counts as broken; the server sends one every 10 s."""
+        self._client = client
+        self._silence = silence
+        self._backoff = backoff or Backoff()
+        self._feeds: list[Feed] = []
+        self._task: asyncio.Task[None] | None = None
+        self._is_wanted = asyncio.Event()
+        self._is_closed = False
+        self.is_open = False
+        """Whether the stream stands, as far as is known: its last sign is younger than ``silence``."""
+
+    @asynccontextmanager
+    async def listen(self, session_id: str) -> AsyncIterator[Feed]:
+        """Hear what happens in a session, from here on, for as long as the context lasts."""
+        feed = Feed(self, session_id)
+        self._feeds.append(feed)
         try:
-            async with client.events(silence=silence) as events:
-                await items.send(Opened())
-                async for event in events:
-                    failures = 0
-                    await _pass_on(items, event)
-        except ServerError as error:
-            reason = error
-        failures += 1
-        await items.send(Lost(reason))
-        await anyio.sleep(backoff.pause(failures))
+            self._begin(feed)
+            yield feed
+        finally:
+            self._feeds.remove(feed)
 
+    def cancel(self) -> None:
+        """Begin to close the stream, for good. Whoever listens is told that it is lost."""
+        self._is_closed = True
+        if self._task is not None:
+            self._task.cancel()
 
-async def _pass_on(items: MemoryObjectSendStream[FeedItem], event: ServerEvent) -> None:
-    """Hand on an event; without giving up the processor while there is room, since events come in bundles."""
-    try:
-        items.send_nowait(event)
-    except anyio.WouldBlock:
-        await items.send(event)
+    async def aclose(self) -> None:
+        """Close the stream, for good. Idempotent."""
+        self.cancel()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def _begin(self, feed: Feed) -> None:
+        """See to it that the listener hears how the stream stands."""
+        if self._is_closed:
+            feed.put(Lost(ServerUnreachable("The stream of events was closed.")))
+        elif self.is_open:
+            feed.put(Opened())
+        elif self._task is None or self._task.done():
+            # Not of the listener's task group: it outlives the turn that opened it. `aclose` ends it.
+            self._task = asyncio.create_task(self._run())
+        else:
+            self._is_wanted.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._keep_open()
+        except asyncio.CancelledError:
+            self._tell(Lost(None))
+            raise
+        except Exception as failure:  # noqa: BLE001 - raised where it is listened
+            for feed in self._feeds:
+                feed.fail(failure)
+
+    async def _keep_open(self) -> None:
+        failures = 0
+        while True:
+            reason: ServerError | None = None
+            try:
+                async with self._client.events(silence=self._silence) as texts:
+                    self.is_open = True
+                    self._tell(Opened())
+                    async for text in texts:
+                        failures = 0
+                        # Much is said between two turns, and in those of others: what nobody hears is not even parsed.
+                        if self._feeds:
+                            self._tell(parse_event(text))
+            except ServerError as error:
+                reason = error
+            finally:
+                self.is_open = False
+            failures += 1
+            self._tell(Lost(reason))
+            if not self._feeds:
+                return
+            await self._pause(failures)
+
+    async def _pause(self, failures: int) -> None:
+        """Wait before the next try; somebody who begins to listen ends the wait."""
+        self._is_wanted.clear()
+        with anyio.move_on_after(self._backoff.pause(failures)):
+            await self._is_wanted.wait()
+
+    def _tell(self, item: FeedItem) -> None:
+        for feed in self._feeds:
+            feed.put(item)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import anyio
@@ -19,7 +18,7 @@ from cnap_runner.errors import ServerError, ServerNotReady, ServerRejected, Serv
 from cnap_runner.model.run import Outcome, RunError
 from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient
 from cnap_runner.opencode.events import MessageUpdated, OtherEvent, ServerEvent, SessionFailed, SessionStatus
-from cnap_runner.opencode.feed import Backoff, Feed, FeedItem, Lost, Opened, open_feed
+from cnap_runner.opencode.feed import Feed, FeedItem, Lost, Opened, SharedFeed
 from cnap_runner.opencode.narrator import Emit, Narrator
 from cnap_runner.opencode.verdict import Standing, TurnEnd, is_later, judge, turn_messages
 from cnap_runner.opencode.wire import Prompt, ProviderFailure, SessionMessage
@@ -45,15 +44,13 @@ class TurnTiming:
     """How patient a turn is."""
 
     stall_timeout: timedelta = timedelta(seconds=15)
-    """Without news of the session for so long, its state is read by request; a stream without any sign is opened anew."""
+    """Without news of the session for so long, its state is read by request."""
     not_started_after: timedelta = timedelta(seconds=60)
     """A prompt whose turn has not begun by then ends as ``not_started``."""
     settle_after: timedelta = timedelta(seconds=3)
     """A session that is idle in mid-answer for so long is not tidying up any more: its turn was interrupted."""
     unreadable_after: timedelta = timedelta(seconds=60)
     """A server that answers for so long without giving the messages leaves the end ``unknown``."""
-    reconnect: Backoff = field(default_factory=Backoff)
-    """Pauses before the stream is opened anew."""
 
 
 async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta) -> str | None:
@@ -85,15 +82,17 @@ class Turn:
     def __init__(
         self,
         client: OpenCodeClient,
+        events: SharedFeed,
         *,
         session_id: str,
         after_message_id: str | None,
         emit: Emit,
         timing: TurnTiming | None = None,
     ) -> None:
-        """``after_message_id`` is what `prepare` returned: the turn is what comes after it."""
+        """``events`` is the same server's stream. ``after_message_id`` is what `prepare` returned: the turn is what comes after it."""
         self.session_id = session_id
         self._client = client
+        self._events = events
         self._after = after_message_id
         self._timing = timing or TurnTiming()
         self._narrator = Narrator(emit, session_id=session_id, after_message_id=after_message_id)
@@ -119,14 +118,14 @@ class Turn:
     ) -> TurnEnd:
         """Send the prompt, once, and follow its turn to the end.
 
-        ``before_send`` is awaited once, while the stream is being opened; the prompt leaves after it. What it raises is raised.
+        ``before_send`` is awaited once, while the stream is being opened if it is not open yet; the prompt leaves after it. What it raises is raised.
         ``on_taken`` is awaited once, as soon as it is known that the server has the prompt. An error raised before that was
         awaited (`ServerUnreachable`, `ServerRejected` …) means that the prompt was certainly not taken. Where its fate is not
         known, because the connection broke or the server failed, the session is watched: the prompt shows up there, or
         the turn ends as ``not_started``.
         """
         self._on_taken = on_taken
-        async with self._feed() as feed:
+        async with self._events.listen(self.session_id) as feed:
             if before_send is not None:
                 await before_send()
             first = await feed.next()
@@ -143,11 +142,8 @@ class Turn:
         """
         self._is_streaming = False
         self._narrator.stream_broke()
-        async with self._feed() as feed:
+        async with self._events.listen(self.session_id) as feed:
             return await self._follow(feed)
-
-    def _feed(self) -> AbstractAsyncContextManager[Feed]:
-        return open_feed(self._client, silence=self._timing.stall_timeout, backoff=self._timing.reconnect)
 
     async def _send(self, prompt: Prompt) -> None:
         try:

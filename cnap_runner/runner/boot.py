@@ -16,6 +16,7 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.instance import InstanceRef, InstanceSpec
 from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.provisioning import CONFIG_FILE, Provision, instance_spec, provision, spec_hash
 from cnap_runner.runner.readiness import wait_until_ready
@@ -41,7 +42,14 @@ class LiveInstance:
     ref: InstanceRef
     endpoint: str
     client: OpenCodeClient
+    events: SharedFeed
+    """Opened by the first turn, kept over all of them."""
     life: Life
+
+    async def aclose(self) -> None:
+        """Close its stream and its connections. The instance stays as it is."""
+        await self.events.aclose()
+        await self.client.aclose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +110,12 @@ class Booter:
             how = f" ({life.reason})" if life.reason else ""
             words = await self._last_words(wanted)
             raise type(error)(f"{error.message}{how}{words}", hint=error.hint) from error
-        return LiveInstance(wanted.agent_id, ref, endpoint, client, life)
+        return self.live(ref, endpoint, client, life=life)
+
+    def live(self, ref: InstanceRef, endpoint: str, client: OpenCodeClient, *, life: Life) -> LiveInstance:
+        """Make what is kept of an instance that is ready."""
+        events = SharedFeed(client, silence=self._install.settings.stall_timeout)
+        return LiveInstance(agent_id, ref, endpoint, client, events, life)
 
     async def connect(self, endpoint: str, instance_id: str, life: Life) -> OpenCodeClient:
         """Make a client and wait until its server is ready. Raises as `wait_until_ready`."""

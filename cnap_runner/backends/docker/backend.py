@@ -56,6 +56,8 @@ _CAPABILITIES = Capabilities(
     limits_cpu=True,
     limits_pids=True,
     can_pause=True,
+    closes_network=True,
+    has_runtimes=True,
     survives_manager=True,
 )
 

@@ -54,6 +54,8 @@ CAPABILITIES = Capabilities(
     limits_cpu=False,
     limits_pids=False,
     can_pause=True,
+    closes_network=False,
+    has_runtimes=False,
     survives_manager=True,
 )
 _PORT_POLL_SECONDS = 0.02

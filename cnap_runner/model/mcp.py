@@ -1,0 +1,56 @@
+"""MCP servers of an agent, as OpenCode's own configuration names their fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from cnap_runner.errors import InvalidInput
+from cnap_runner.model.edge import EdgeModel
+
+
+class LocalMcpServer(EdgeModel):
+    """A program inside the agent's instance, spoken to by its standard input and output."""
+
+    type: Literal["local"] = "local"
+    command: tuple[str, ...] = Field(min_length=1)
+    """Program and arguments."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables of that program alone. ``${NAME}`` stands for a secret."""
+    cwd: str | None = None
+    """Its working folder inside; None: the workspace."""
+    enabled: bool = True
+    timeout: int | None = Field(None, gt=0)
+    """Milliseconds that its answers may take; None: OpenCode's own default."""
+
+
+class RemoteMcpServer(EdgeModel):
+    """A server reached by HTTP."""
+
+    type: Literal["remote"] = "remote"
+    url: str = Field(pattern=r"^https?://\S+$")
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Sent with each request. ``${NAME}`` stands for a secret."""
+    oauth: dict[str, Any] | Literal[False] | None = None
+    """OpenCode's own settings of OAuth; False switches its detection off."""
+    enabled: bool = True
+    timeout: int | None = Field(None, gt=0)
+    """Milliseconds that its answers may take; None: OpenCode's own default."""
+
+
+def _with_type(value: Any) -> Any:
+    """Tell the kind of a server from its fields where it is not named."""
+    if not isinstance(value, dict) or "type" in value:
+        return value
+    if "command" in value and "url" not in value:
+        return {**value, "type": "local"}
+    if "url" in value and "command" not in value:
+        return {**value, "type": "remote"}
+    raise InvalidInput("an MCP server has either a command (a program inside) or a url.")
+
+
+McpServer = Annotated[
+    Annotated[LocalMcpServer | RemoteMcpServer, Field(discriminator="type")], BeforeValidator(_with_type)
+]
+"""One MCP server; ``type`` may be left out."""
