@@ -30,6 +30,8 @@ from cnap_runner.opencode.events import (
 ROOM = 2048
 """Items that may wait for one slow listener before it counts as too far behind; most are some hundred bytes."""
 
+TASK_NAME = "cnap-runner-events"
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -132,7 +134,7 @@ class SharedFeed:
 
     @asynccontextmanager
     async def listen(self, session_id: str) -> AsyncIterator[Feed]:
-        """Hear what happens in a session, from here on, for as long as the context lasts."""
+        """Hear what happens in a session, from here on, for as long as the context lasts. What was on its way may come too."""
         feed = Feed(self, session_id)
         self._feeds.append(feed)
         try:
@@ -161,7 +163,7 @@ class SharedFeed:
             feed.put(Opened())
         elif self._task is None or self._task.done():
             # Not of the listener's task group: it outlives the turn that opened it. `aclose` ends it.
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(), name=TASK_NAME)
         else:
             self._is_wanted.set()
 

@@ -110,12 +110,7 @@ class Booter:
             how = f" ({life.reason})" if life.reason else ""
             words = await self._last_words(wanted)
             raise type(error)(f"{error.message}{how}{words}", hint=error.hint) from error
-        return self.live(ref, endpoint, client, life=life)
-
-    def live(self, ref: InstanceRef, endpoint: str, client: OpenCodeClient, *, life: Life) -> LiveInstance:
-        """Make what is kept of an instance that is ready."""
-        events = SharedFeed(client, silence=self._install.settings.stall_timeout)
-        return LiveInstance(agent_id, ref, endpoint, client, events, life)
+        return LiveInstance(wanted.agent_id, ref, endpoint, client, install.events_of(client), life)
 
     async def connect(self, endpoint: str, instance_id: str, life: Life) -> OpenCodeClient:
         """Make a client and wait until its server is ready. Raises as `wait_until_ready`."""

@@ -184,6 +184,7 @@ class Execution:
     async def _send(self, sendable: _Sendable, *, deadline: float | None) -> RunResult:
         turn = Turn(
             sendable.live.client,
+            sendable.live.events,
             session_id=sendable.session_id,
             after_message_id=sendable.after_message_id,
             emit=self._hear,

@@ -16,6 +16,7 @@ from cnap_runner.backends.base import Backend
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.known import KnownRunners
 from cnap_runner.settings import Settings
 from cnap_runner.store.base import Store
@@ -65,6 +66,10 @@ class Install:
         password = self.password_of(instance_id)
         self.redactor.add(password)
         return self.connect(endpoint, password)
+
+    def events_of(self, client: OpenCodeClient) -> SharedFeed:
+        """Make the stream that the turns of one instance share; nothing is opened yet."""
+        return SharedFeed(client, silence=self.settings.stall_timeout)
 
 
 def load_key(path: Path) -> bytes:

@@ -126,7 +126,9 @@ class Instances:
             await self._install.backend.remove(ref, grace=self._install.settings.stop_timeout)
 
     async def aclose(self) -> None:
-        """Close all clients. Instances stay as they are."""
+        """Close all streams and clients. Instances stay as they are."""
+        for live in self._live.values():
+            live.events.cancel()  # at once, whatever becomes of the closing below
         for agent_id in list(self._live):
             await self._forget(agent_id)
 
@@ -160,7 +162,8 @@ class Instances:
             _log.warning("adoption_failed", agent_id=record.agent_id, error=str(error))
             return None
         _log.info("instance_adopted", agent_id=record.agent_id, instance_id=record.instance_id)
-        return await self._remember(LiveInstance(record.agent_id, record.ref, seen.endpoint, client, life))
+        events = install.events_of(client)
+        return await self._remember(LiveInstance(record.agent_id, record.ref, seen.endpoint, client, events, life))
 
     async def _remember(self, live: LiveInstance) -> LiveInstance:
         await self._forget(live.agent_id)
@@ -170,7 +173,7 @@ class Instances:
     async def _forget(self, agent_id: str) -> None:
         live = self._live.pop(agent_id, None)
         if live is not None:
-            await live.client.aclose()
+            await live.aclose()
 
     # --- starting -----------------------------------------------------------------------------------------------------
 

@@ -67,18 +67,20 @@ class Parts:
 
     async def end(self) -> None:
         """End the turns under way, sign off, and stop the agents that no other living manager uses."""
-        for active in self.active:
-            active.interrupt(Interruption.ABORTED, "its manager closes")
-        for active in self.active:
-            await active.ended.wait()
         install = self.install
-        if install.settings.on_shutdown == "stop":
-            limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
-            async with anyio.create_task_group() as stops:
-                for agent_id in self.runs.used:
-                    stops.start_soon(self._stop_unused, agent_id, limiter)
-        await install.store.sign_off(install.manager_id, install.is_alive)
-        await self.instances.aclose()
+        try:
+            for active in self.active:
+                active.interrupt(Interruption.ABORTED, "its manager closes")
+            for active in self.active:
+                await active.ended.wait()
+            if install.settings.on_shutdown == "stop":
+                limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
+                async with anyio.create_task_group() as stops:
+                    for agent_id in self.runs.used:
+                        stops.start_soon(self._stop_unused, agent_id, limiter)
+            await install.store.sign_off(install.manager_id, install.is_alive)
+        finally:
+            await self.instances.aclose()
 
     @asynccontextmanager
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:

@@ -129,6 +129,7 @@ class Settlement:
         run = active.run
         turn = Turn(
             live.client,
+            live.events,
             session_id=run.session_id or "",
             after_message_id=run.after_message_id,
             emit=_nobody_listens,

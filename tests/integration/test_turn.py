@@ -31,6 +31,7 @@ from cnap_runner.model.events import (
 )
 from cnap_runner.model.run import Outcome
 from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare, was_sent
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.testing.scripted_model import ScriptedModel
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.opencode
 
 PASSWORD = "pass-of-the-tests"
 AMPLE = timedelta(seconds=30)
+SILENCE = timedelta(seconds=12)
 
 
 class OpenCode:
@@ -101,6 +103,7 @@ class Heard:
     """A session, and what its turns told."""
 
     client: OpenCodeClient
+    stream: SharedFeed
     session_id: str
     events: list[RunEvent] = field(default_factory=list)
     taken: int = 0
@@ -120,8 +123,10 @@ class Heard:
 
     async def turn(self) -> Turn:
         after = await prepare(self.client, self.session_id, timeout=AMPLE)
-        timing = TurnTiming(stall_timeout=timedelta(seconds=12), settle_after=timedelta(seconds=1))
-        return Turn(self.client, session_id=self.session_id, after_message_id=after, emit=self.emit, timing=timing)
+        timing = TurnTiming(stall_timeout=SILENCE, settle_after=timedelta(seconds=1))
+        return Turn(
+            self.client, self.stream, session_id=self.session_id, after_message_id=after, emit=self.emit, timing=timing
+        )
 
     async def run(self, prompt: str, *, model: str | None = None) -> TurnEnd:
         turn = await self.turn()
@@ -194,9 +199,16 @@ async def client(server: OpenCode) -> AsyncIterator[OpenCodeClient]:
         yield client
 
 
+@contextlib.asynccontextmanager
+async def hearing(client: OpenCodeClient) -> AsyncIterator[Heard]:
+    async with contextlib.aclosing(SharedFeed(client, silence=SILENCE)) as stream:
+        yield Heard(client, stream, await client.create_session(title="test"))
+
+
 @pytest.fixture
-async def heard(client: OpenCodeClient) -> Heard:
-    return Heard(client, await client.create_session(title="test"))
+async def heard(client: OpenCodeClient) -> AsyncIterator[Heard]:
+    async with hearing(client) as heard:
+        yield heard
 
 
 async def test_server_is_recognised_and_wants_its_password(server: OpenCode, client: OpenCodeClient) -> None:
@@ -308,8 +320,11 @@ async def test_answers_that_always_stop_short_end_the_turn(heard: Heard) -> None
 async def test_f15_stream_cut_in_mid_turn_loses_and_repeats_nothing(server: OpenCode, model: ScriptedModel) -> None:
     """With every connection cut again and again during a turn, all of its text is told, once."""
     words = " ".join(f"word{number}" for number in range(60))
-    async with CuttingProxy(server.base_url) as proxy, OpenCodeClient(proxy.base_url, PASSWORD) as client:
-        heard = Heard(client, await client.create_session(title="cut"))
+    async with (
+        CuttingProxy(server.base_url) as proxy,
+        OpenCodeClient(proxy.base_url, PASSWORD) as client,
+        hearing(client) as heard,
+    ):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cut_when_heard, proxy, heard)
             end = await heard.run(f"say: {words}\nbash: sleep 0.3\nsay: the end")
@@ -321,9 +336,10 @@ async def test_f15_stream_cut_in_mid_turn_loses_and_repeats_nothing(server: Open
     assert sum(words in prompt for prompt in model.prompts) == 1
 
 
-async def test_f12_server_killed_in_mid_turn_and_started_again(server: OpenCode, client: OpenCodeClient) -> None:
+async def test_f12_server_killed_in_mid_turn_and_started_again(
+    server: OpenCode, client: OpenCodeClient, heard: Heard
+) -> None:
     """A turn cut off by SIGKILL is interrupted, for who followed it and for who takes it over; the session goes on."""
-    heard = Heard(client, await client.create_session(title="killed"))
     turn = await heard.turn()
     ends: list[TurnEnd] = []
 
@@ -341,8 +357,8 @@ async def test_f12_server_killed_in_mid_turn_and_started_again(server: OpenCode,
         await server.start()
 
     assert await was_sent(client, heard.session_id, None)
-    successor = Heard(client, heard.session_id)
-    later = Turn(client, session_id=heard.session_id, after_message_id=None, emit=successor.emit)
+    successor = Heard(client, heard.stream, heard.session_id)
+    later = Turn(client, heard.stream, session_id=heard.session_id, after_message_id=None, emit=successor.emit)
     ends.append(await later.follow())
     assert [(end.outcome, end.error and end.error.code) for end in ends] == [(Outcome.FAILED, "interrupted")] * 2
     messages = await client.messages(heard.session_id)

@@ -77,7 +77,7 @@ def test_a_spec_is_frozen() -> None:
         {"image": "python:3.12"},
         {"mcp": {"x": {}}},
         {"secrets": {"KEY": "env:KEY"}},
-        {"resources": {"disk_mb": 10}},
+        {"resources": {"disk_mb": 1000}},
         {"runtime": "runsc"},
         {"workspace": {"copy": "/src"}},
         {"egress": {"mode": "none"}},

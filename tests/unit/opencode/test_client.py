@@ -18,7 +18,7 @@ from cnap_runner.errors import (
     UnsupportedServerVersion,
 )
 from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient, check_version
-from cnap_runner.opencode.events import ServerEvent, SessionStatus
+from cnap_runner.opencode.events import ServerEvent, SessionStatus, parse_event
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.testing.fake_opencode import (
     BrokenDatabaseOpenCode,
@@ -140,8 +140,8 @@ async def test_stream_tells_events_until_the_server_ends_it(server: FakeOpenCode
     seen: list[object] = []
     async with client.events() as events:
         await client.send_prompt(session_id, Prompt(texts=("Hi",)))
-        async for event in events:
-            seen.append(event)
+        async for text in events:
+            seen.append(event := parse_event(text))
             if event == SessionStatus(session_id, "idle"):
                 await server.streams.drop()
     assert SessionStatus(session_id, "busy") in seen
@@ -168,8 +168,8 @@ async def test_garbage_on_the_stream_is_an_error() -> None:
         async def listen() -> None:
             async with client.events() as events:
                 await client.send_prompt(session_id, Prompt(texts=("Hi",)))
-                async for _ in events:
-                    pass
+                async for text in events:
+                    parse_event(text)
 
         with pytest.raises(ServerRejected, match="no JSON"):
             await listen()
@@ -213,8 +213,9 @@ async def test_closing_twice_is_fine(server: FakeOpenCode) -> None:
     await client.aclose()
 
 
-async def _until_idle(events: AsyncIterator[ServerEvent], session_id: str) -> AsyncIterator[ServerEvent]:
-    async for event in events:
+async def _until_idle(events: AsyncIterator[str], session_id: str) -> AsyncIterator[ServerEvent]:
+    async for text in events:
+        event = parse_event(text)
         if event == SessionStatus(session_id, "idle"):
             return
         yield event

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -30,7 +30,7 @@ from cnap_runner.model.events import (
 )
 from cnap_runner.model.run import Outcome, Usage
 from cnap_runner.opencode.client import OpenCodeClient
-from cnap_runner.opencode.feed import Backoff
+from cnap_runner.opencode.feed import Backoff, SharedFeed
 from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare, was_sent
 from cnap_runner.opencode.wire import Prompt
 from cnap_runner.testing.fake_opencode import (
@@ -63,9 +63,10 @@ HASTY = TurnTiming(
     not_started_after=timedelta(milliseconds=300),
     settle_after=timedelta(milliseconds=150),
     unreadable_after=timedelta(milliseconds=150),
-    reconnect=Backoff(timedelta(milliseconds=5), timedelta(milliseconds=20)),
 )
 """Waits that would be seconds in earnest."""
+
+HASTILY = Backoff(timedelta(milliseconds=5), timedelta(milliseconds=20))
 
 
 @dataclass
@@ -99,6 +100,7 @@ class Bench:
     """One session of one server, and what its turns told."""
 
     client: OpenCodeClient
+    events: SharedFeed
     session_id: str
     heard: Heard = field(default_factory=Heard)
     timing: TurnTiming = HASTY
@@ -110,6 +112,7 @@ class Bench:
     def turn_after(self, message_id: str | None) -> Turn:
         return Turn(
             self.client,
+            self.events,
             session_id=self.session_id,
             after_message_id=message_id,
             emit=self.heard.emit,
@@ -122,14 +125,23 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(server: FakeOpenCode, client: OpenCodeClient) -> Bench:
-    return Bench(client, server.add_session())
+async def bench(server: FakeOpenCode) -> AsyncIterator[Bench]:
+    async with bench_of(server) as bench:
+        yield bench
 
 
 @asynccontextmanager
 async def bench_on(server: FakeOpenCode) -> AsyncIterator[Bench]:
-    async with server, OpenCodeClient(server.base_url, PASSWORD) as client:
-        yield Bench(client, server.add_session())
+    async with server, bench_of(server) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def bench_of(server: FakeOpenCode) -> AsyncIterator[Bench]:
+    async with OpenCodeClient(server.base_url, PASSWORD) as client:
+        events = SharedFeed(client, silence=HASTY.stall_timeout, backoff=HASTILY)
+        async with aclosing(events):
+            yield Bench(client, events, server.add_session())
 
 
 ONE_CALL = Usage(7, 3, 1, 2, 0, 0.5)
@@ -238,7 +250,9 @@ async def test_errors_of_the_listener_come_out_as_they_are(bench: Bench) -> None
     async def refuse(_: RunEvent) -> None:
         raise LookupError("mine")
 
-    turn = Turn(bench.client, session_id=bench.session_id, after_message_id=None, emit=refuse, timing=HASTY)
+    turn = Turn(
+        bench.client, bench.events, session_id=bench.session_id, after_message_id=None, emit=refuse, timing=HASTY
+    )
     with pytest.raises(LookupError, match="mine"):
         await turn.send_and_follow(Prompt(texts=("Hi",)), on_taken=bench.heard.on_taken)
 
