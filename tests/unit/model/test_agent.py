@@ -74,13 +74,6 @@ def test_a_spec_is_frozen() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"image": "python:3.12"},
-        {"mcp": {"x": {}}},
-        {"secrets": {"KEY": "env:KEY"}},
-        {"resources": {"disk_mb": 1000}},
-        {"runtime": "runsc"},
-        {"workspace": {"copy": "/src"}},
-        {"egress": {"mode": "none"}},
         {"answers": {"permissions": {"*": "ask"}}},
         {"life": {"pause_after": "5m"}},
         {"life": {"idle_timeout": "5m"}},
