@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ class BareClient:
 
     def __init__(self, base_url: str, password: str) -> None:
         # Without `verify=False` each client would read the world's certificates first, 20 ms that no plain connection needs.
+        self.base_url, self.password = base_url, password
         self._http = httpx.AsyncClient(base_url=base_url, auth=("opencode", password), timeout=30, verify=False)
 
     async def __aenter__(self) -> Self:
@@ -67,15 +69,42 @@ class BareClient:
         return str(response.raise_for_status().json()["id"])
 
     async def turn(self, session_id: str, prompt: str, *, listener: Listener | None = None) -> str:
-        """Send one prompt and return the answer: the calls that `Runner.run` makes, in its order."""
+        """Send one prompt and return the answer, with a stream of its own: the calls of a first `Runner.run`, in its order."""
+        await self._check_idle(session_id)
+        async with self._http.stream("GET", "/event") as stream:
+            stream.raise_for_status()
+            await self._send(session_id, prompt)
+            await _follow(stream, session_id, listener)
+        return await self._answer(session_id)
+
+    @asynccontextmanager
+    async def kept_stream(self) -> AsyncIterator[KeptStream]:
+        """Keep one stream of events open over turns, as `Runner.run` does."""
+        async with self._http.stream("GET", "/event", timeout=None) as stream, anyio.create_task_group() as tasks:
+            kept = KeptStream(stream.raise_for_status())
+            tasks.start_soon(kept.read)
+            yield kept
+            tasks.cancel_scope.cancel()
+
+    async def turn_on(self, stream: KeptStream, session_id: str, prompt: str) -> str:
+        """Send one prompt and return the answer: the same as `turn`, on a stream that stands already."""
+        await self._check_idle(session_id)
+        idle = stream.expect_idle(session_id)
+        await self._send(session_id, prompt)
+        with anyio.fail_after(READY_SECONDS):
+            await idle.wait()
+        return await self._answer(session_id)
+
+    async def _check_idle(self, session_id: str) -> None:
         if session_id in await self._get("/session/status"):
             raise RuntimeError("The session is busy.")
         await self._get(f"/session/{session_id}/message", limit=1)
-        async with self._http.stream("GET", "/event") as stream:
-            stream.raise_for_status()
-            body = {"parts": [{"type": "text", "text": prompt}], "model": MODEL}
-            (await self._http.post(f"/session/{session_id}/prompt_async", json=body)).raise_for_status()
-            await _follow(stream, session_id, listener)
+
+    async def _send(self, session_id: str, prompt: str) -> None:
+        body = {"parts": [{"type": "text", "text": prompt}], "model": MODEL}
+        (await self._http.post(f"/session/{session_id}/prompt_async", json=body)).raise_for_status()
+
+    async def _answer(self, session_id: str) -> str:
         messages = await self._get(f"/session/{session_id}/message", limit=PAGE)
         return "".join(part["text"] for part in messages[-1]["parts"] if part["type"] == "text")
 
@@ -91,6 +120,30 @@ class BareClient:
     async def _get(self, path: str, **params: int) -> Any:
         response = await self._http.get(path, params=params)
         return response.raise_for_status().json()
+
+
+class KeptStream:
+    """Reads events until it is cancelled, and knows who waits for which session to be idle."""
+
+    def __init__(self, stream: httpx.Response) -> None:
+        self._stream = stream
+        self._waiting: dict[str, anyio.Event] = {}
+
+    def expect_idle(self, session_id: str) -> anyio.Event:
+        """Give what is set when a turn that begins from here on has ended."""
+        idle = self._waiting[session_id] = anyio.Event()
+        return idle
+
+    async def read(self) -> None:
+        """Read for ever."""
+        async for line in self._stream.aiter_lines():
+            if not line.startswith("data:"):
+                continue
+            event = json.loads(line[5:])
+            if event["type"] == "session.status" and event["properties"]["status"]["type"] == "idle":
+                waiting = self._waiting.pop(event["properties"]["sessionID"], None)
+                if waiting is not None:
+                    waiting.set()
 
 
 async def _follow(stream: httpx.Response, session_id: str, listener: Listener | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 RESAMPLES = 2000
@@ -62,24 +62,29 @@ class Comparison:
     ours: Samples
     other: Samples
     expected: Expected
+    is_paired: bool = False
+    """Whether each round holds one value of each, taken right after each other: then medians are of the pairs' ratios and differences,
+    and what makes some pairs slower than others is not in them."""
 
     @property
     def ratio(self) -> float:
-        """Our median in terms of the other's."""
-        return self.ours.median / self.other.median
+        """Ours in terms of the other's."""
+        return self._ratio_of(self._rounds)
 
     @property
     def more_ms(self) -> float:
-        """Our median less the other's."""
-        return self.ours.median - self.other.median
+        """Ours less the other's."""
+        return self._more_of(self._rounds)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Where the ratio lies with 95 % confidence, by drawing rounds anew; both subjects of a round go together."""
-        draw = random.Random(0)  # fixed, so that the same samples give the same interval
-        rounds = range(min(len(self.ours.rounds), len(self.other.rounds)))
-        ratios = sorted(self._ratio_of(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
-        return ratios[round(0.025 * RESAMPLES)], ratios[round(0.975 * RESAMPLES) - 1]
+    def ratio_interval(self) -> tuple[float, float]:
+        """Where the ratio lies with 95 % confidence."""
+        return self._interval(self._ratio_of)
+
+    @property
+    def more_interval(self) -> tuple[float, float]:
+        """Where the difference lies with 95 % confidence."""
+        return self._interval(self._more_of)
 
     @property
     def is_kept(self) -> bool:
@@ -91,9 +96,27 @@ class Comparison:
             and (limits.median_ms is None or self.ours.median < limits.median_ms)
         )
 
+    @property
+    def _rounds(self) -> Sequence[int]:
+        return range(min(len(self.ours.rounds), len(self.other.rounds)))
+
+    def _interval(self, figure: Callable[[Sequence[int]], float]) -> tuple[float, float]:
+        """Draw rounds anew, again and again; both subjects of a round go together."""
+        draw = random.Random(0)  # fixed, so that the same samples give the same interval
+        rounds = self._rounds
+        figures = sorted(figure(draw.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))
+        return figures[round(0.025 * RESAMPLES)], figures[round(0.975 * RESAMPLES) - 1]
+
     def _ratio_of(self, rounds: Sequence[int]) -> float:
-        ours, other = (
-            statistics.median([value for at in rounds for value in samples.rounds[at]])
-            for samples in (self.ours, self.other)
-        )
-        return ours / other
+        if self.is_paired:
+            return statistics.median(self.ours.rounds[at][0] / self.other.rounds[at][0] for at in rounds)
+        return self._median(self.ours, rounds) / self._median(self.other, rounds)
+
+    def _more_of(self, rounds: Sequence[int]) -> float:
+        if self.is_paired:
+            return statistics.median(self.ours.rounds[at][0] - self.other.rounds[at][0] for at in rounds)
+        return self._median(self.ours, rounds) - self._median(self.other, rounds)
+
+    @staticmethod
+    def _median(samples: Samples, rounds: Sequence[int]) -> float:
+        return statistics.median([value for at in rounds for value in samples.rounds[at]])

@@ -34,7 +34,7 @@ class Report:
             "cnap_runner: median, p95",
             "other: median, p95",
             "ratio (95 %)",
-            "more",
+            "more (95 %)",
             "expected",
             "kept",
         )
@@ -71,14 +71,15 @@ class Report:
 
 
 def _row(comparison: Comparison) -> Sequence[str]:
-    low, high = comparison.interval
+    low, high = comparison.ratio_interval
+    least, most = comparison.more_interval
     return (
         comparison.title,
         str(len(comparison.ours.values)),
         f"{comparison.ours.median:.2f} ms, {comparison.ours.p95:.2f} ms",
         f"{comparison.other.median:.2f} ms, {comparison.other.p95:.2f} ms",
         f"{comparison.ratio:.3f} ({low:.3f} to {high:.3f})",
-        f"{comparison.more_ms:+.2f} ms",
+        f"{comparison.more_ms:+.2f} ms ({least:+.2f} to {most:+.2f})",
         str(comparison.expected),
         ("yes" if comparison.is_kept else "**no**") if str(comparison.expected) else "",
     )
@@ -88,8 +89,10 @@ def _comparison(comparison: Comparison) -> dict[str, object]:
     return {
         "title": comparison.title,
         "ratio": comparison.ratio,
-        "ratio_95": comparison.interval,
+        "ratio_95": comparison.ratio_interval,
         "more_ms": comparison.more_ms,
+        "more_ms_95": comparison.more_interval,
+        "is_paired": comparison.is_paired,
         "expected": str(comparison.expected),
         "is_kept": comparison.is_kept,
         "subjects": [_samples(comparison.ours), _samples(comparison.other)],

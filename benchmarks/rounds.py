@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import anyio
 
@@ -42,6 +43,27 @@ class Stopwatch:
     def read(self) -> float:
         """Give the time that has gone by."""
         return (time.monotonic_ns() - self._began) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What something took."""
+
+    wall_ms: float
+    cpu_ms: float
+    """Of this process, all its threads together."""
+
+
+class Meter:
+    """What was taken since it was made."""
+
+    def __init__(self) -> None:
+        self._cpu_began = time.process_time_ns()
+        self._watch = Stopwatch()
+
+    def read(self) -> Cost:
+        """Give what was taken so far."""
+        return Cost(self._watch.read(), (time.process_time_ns() - self._cpu_began) / 1e6)
 
 
 def _show(title: str, done: int, rounds: int) -> None:

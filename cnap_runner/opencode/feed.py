@@ -127,7 +127,9 @@ class SharedFeed:
         self._backoff = backoff or Backoff()
         self._feeds: list[Feed] = []
         self._task: asyncio.Task[None] | None = None
-        self._is_wanted = asyncio.Event()
+        self._failures = 0
+        """Tries in a row without any sign of the server."""
+        self._attempt = anyio.CancelScope()
         self._is_closed = False
         self.is_open = False
         """Whether the stream stands, as far as is known: its last sign is younger than ``silence``."""
@@ -165,7 +167,8 @@ class SharedFeed:
             # Not of the listener's task group: it outlives the turn that opened it. `aclose` ends it.
             self._task = asyncio.create_task(self._run(), name=TASK_NAME)
         else:
-            self._is_wanted.set()
+            # A server that boots may have taken the request of the try under way and will never answer it (seen).
+            self._attempt.cancel()
 
     async def _run(self) -> None:
         try:
@@ -178,33 +181,36 @@ class SharedFeed:
                 feed.fail(failure)
 
     async def _keep_open(self) -> None:
-        failures = 0
+        pause = 0.0
         while True:
-            reason: ServerError | None = None
-            try:
-                async with self._client.events(silence=self._silence) as texts:
-                    self.is_open = True
-                    self._tell(Opened())
-                    async for text in texts:
-                        failures = 0
-                        # Much is said between two turns, and in those of others: what nobody hears is not even parsed.
-                        if self._feeds:
-                            self._tell(parse_event(text))
-            except ServerError as error:
-                reason = error
-            finally:
-                self.is_open = False
-            failures += 1
-            self._tell(Lost(reason))
+            with anyio.CancelScope() as self._attempt:
+                await anyio.sleep(pause)
+                lost = await self._stream()
+            if self._attempt.cancelled_caught:
+                pause = 0.0
+                continue
+            self._tell(lost)
             if not self._feeds:
                 return
-            await self._pause(failures)
+            self._failures += 1
+            pause = self._backoff.pause(self._failures)
 
-    async def _pause(self, failures: int) -> None:
-        """Wait before the next try; somebody who begins to listen ends the wait."""
-        self._is_wanted.clear()
-        with anyio.move_on_after(self._backoff.pause(failures)):
-            await self._is_wanted.wait()
+    async def _stream(self) -> Lost:
+        """Open the stream and pass on what it tells, until it ends."""
+        try:
+            async with self._client.events(silence=self._silence) as texts:
+                self.is_open = True
+                self._tell(Opened())
+                async for text in texts:
+                    self._failures = 0
+                    # Much is said between two turns, and in those of others: what nobody hears is not even parsed.
+                    if self._feeds:
+                        self._tell(parse_event(text))
+        except ServerError as error:
+            return Lost(error)
+        finally:
+            self.is_open = False
+        return Lost(None)
 
     def _tell(self, item: FeedItem) -> None:
         for feed in self._feeds:

@@ -16,7 +16,9 @@ from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.events import FileChanged, SessionStatus
 from cnap_runner.opencode.feed import Backoff, Feed, FeedItem, Lost, Opened, SharedFeed
 from cnap_runner.testing.fake_opencode import FakeOpenCode
+from cnap_runner.testing.fake_opencode.http import Request, Response
 
+PASSWORD = "pass-of-the-tests"
 SOON = timedelta(milliseconds=100)
 HASTILY = Backoff(timedelta(milliseconds=5), timedelta(milliseconds=20))
 
@@ -117,6 +119,31 @@ async def test_a_new_listener_does_not_wait_for_the_pause(server: FakeOpenCode, 
         await server.streams.drop()
         assert isinstance(await next_of(one), Lost)
         async with shared.listen("ses_2") as two:
+            assert [await next_of(one), await next_of(two)] == [Opened(), Opened()]
+
+
+class SwallowingOpenCode(FakeOpenCode):
+    """Takes the first request for its stream and never answers it, as a server that boots does."""
+
+    async def _handle(self, request: Request, writer: asyncio.StreamWriter) -> Response | None:
+        is_first = not self.requests
+        self.requests.append(request.path)
+        if is_first:
+            await asyncio.Event().wait()
+        return await super()._handle(request, writer)
+
+
+async def test_a_new_listener_does_not_wait_for_a_try_that_hangs() -> None:
+    """A request that a booting server swallowed is given up for a new one when somebody begins to listen."""
+    async with (
+        SwallowingOpenCode(PASSWORD) as server,
+        OpenCodeClient(server.base_url, PASSWORD) as client,
+        aclosing(SharedFeed(client, silence=timedelta(seconds=10))) as shared,
+        shared.listen("ses_1") as one,
+    ):
+        while not server.requests:
+            await anyio.sleep(0.001)
+        async with shared.listen("ses_1") as two:
             assert [await next_of(one), await next_of(two)] == [Opened(), Opened()]
 
 
