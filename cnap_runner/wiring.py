@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,11 @@ from cnap_runner.runner import manager
 from cnap_runner.runner.install import Install, load_key
 from cnap_runner.runner.known import KnownRunners
 from cnap_runner.runner.workspace import folder_error
+from cnap_runner.secrets.base import SecretStore
+from cnap_runner.secrets.environment import EnvironmentSource
+from cnap_runner.secrets.files import FileSource
+from cnap_runner.secrets.keyring import KeyringSource
+from cnap_runner.secrets.vault import Vault
 from cnap_runner.settings import Settings
 from cnap_runner.store.presence import InstallLock, ManagerLock, liveness
 from cnap_runner.store.sql import SqlStore
@@ -72,6 +78,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 store=store,
                 is_alive=liveness(data_dir),
                 redactor=redactor or Redactor(),
+                secrets=make_secrets(settings, key),
                 connect=OpenCodeClient,
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
@@ -94,6 +101,18 @@ def make_backend(settings: Settings) -> Backend:
     from cnap_runner.backends.docker import DockerBackend  # noqa: PLC0415
 
     return DockerBackend()
+
+
+def make_secrets(settings: Settings, key: bytes) -> SecretStore:
+    """Make the store of secrets; ``key`` is the install's. Reads nothing."""
+    return SecretStore(
+        [
+            EnvironmentSource(os.environ, settings.env_allow),
+            FileSource(settings.secrets_dir),
+            KeyringSource(),
+            Vault(settings.data_dir, key),
+        ]
+    )
 
 
 def read_install_id(data_dir: Path) -> str | None:

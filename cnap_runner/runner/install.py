@@ -18,6 +18,7 @@ from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.known import KnownRunners
+from cnap_runner.secrets.base import SecretStore
 from cnap_runner.settings import Settings
 from cnap_runner.store.base import Store
 from cnap_runner.telemetry.redaction import Redactor
@@ -46,6 +47,7 @@ class Install:
     is_alive: Callable[[str], bool]
     """Whether a manager's process still lives."""
     redactor: Redactor
+    secrets: SecretStore
     connect: Connect
     known: KnownRunners
     lock: Callable[[], AbstractAsyncContextManager[object]]
