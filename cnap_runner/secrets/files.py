@@ -62,7 +62,10 @@ class FileSource(SecretSource):
 def _read(path: Path) -> bytes:
     """Read a plain file, one byte more than allowed at most. A pipe would keep its reader waiting for ever, so none is waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise SecretUnavailable(f"The secret's file {path} is no plain file.")
-        return file.read(LARGEST_FILE + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(LARGEST_FILE + 1)
+    finally:
+        os.close(descriptor)
