@@ -33,6 +33,8 @@ class BuildInputs:
     npm: Package
     base: str
     """Identity of the base: an image id for one that was asked for, a constant for the default."""
+    certificates: tuple[str, ...] = ()
+    """Authorities, as PEM, that the build and the image trust besides the usual ones."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -52,7 +54,7 @@ class BuildInputs:
         """Hash of all inputs, in hexadecimal."""
         contents = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in self._paths()}
         pins = [self.opencode.specifier, self.opencode.integrity, self.npm.specifier, self.npm.integrity]
-        told = json.dumps([contents, pins, self.base, version("cnap-runner")], sort_keys=True)
+        told = json.dumps([contents, pins, self.base, version("cnap-runner"), self.certificates], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
     def write_context(self, stream: IO[bytes], *, progress: Progress = silent) -> None:
@@ -66,17 +68,26 @@ class BuildInputs:
         }
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for path in self._paths():
-                _add(archive, path.name, path)
+                _add(archive, path.name, path.read_bytes())
             for name, path in tarballs.items():
-                _add(archive, name, path)
+                _add(archive, name, path.read_bytes())
+            _add_folder(archive, "certificates")
+            for number, certificate in enumerate(self.certificates):
+                _add(archive, f"certificates/cnap-{number}.crt", certificate.encode())
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self.files.iterdir() if path.is_file())
 
 
-def _add(archive: tarfile.TarFile, name: str, path: Path) -> None:
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.mode = 0o755 if name in _EXECUTABLES else 0o644
-    content = path.read_bytes()
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
+
+
+def _add_folder(archive: tarfile.TarFile, name: str) -> None:
+    """Add an empty folder: the builder refuses to copy one that is not there."""
+    member = tarfile.TarInfo(name)
+    member.type, member.mode = tarfile.DIRTYPE, 0o755
+    archive.addfile(member)

@@ -57,8 +57,10 @@ def test_the_context_holds_files_and_packages_alike_each_time(inputs: BuildInput
         "dpkg-slim.cfg": 0o644,
         "entrypoint": 0o755,
         "healthcheck": 0o755,
+        "make-kit": 0o644,
         "packages/opencode.tgz": 0o644,
         "packages/npm.tgz": 0o644,
+        "certificates": 0o755,
     }
     assert len(npm_calls.read_text().split()) == 2
 
