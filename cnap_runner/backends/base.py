@@ -14,7 +14,7 @@ Promises that hold for every verb:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
@@ -26,10 +26,15 @@ from cnap_runner.model.instance import (
     InstanceRef,
     InstanceSpec,
     Layout,
+    Limits,
     LogLine,
+    NetworkFacts,
     Observation,
     ResourceUsage,
 )
+
+OnAddress = Callable[[str], Awaitable[None]]
+"""Gets an instance's own network address before anything of the agent runs."""
 
 
 class Backend(ABC):
@@ -57,21 +62,58 @@ class Backend(ABC):
         """Make what all instances of an install share (networks, folders). Idempotent; called under the install's lock."""
 
     @abstractmethod
+    async def open_network(self, install_id: str) -> NetworkFacts | None:
+        """Tell the facts of the install's `Network.OPEN`, making it where there is none; None: instances have no network of their own.
+
+        Idempotent; what it makes, `purge` removes.
+        """
+
+    @abstractmethod
+    async def closed_network(self, install_id: str) -> NetworkFacts | None:
+        """Tell the facts of the install's `Network.CLOSED`, making it where there is none; None: `Capabilities.closes_network` is false.
+
+        Made at the first call or the first `create` that needs it, not before: networks of a host are few. Idempotent; what it
+        makes, `purge` removes.
+        """
+
+    @abstractmethod
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create an instance without starting it.
 
         Asked twice with one `instance_id`, it returns the one that is there. Raises `ImageNotFound`, `InsufficientResources`,
-        `InvalidInput` for limits the host does not have, otherwise `InstanceStartFailed`; then nothing is left behind.
+        `InvalidInput` for limits, hardware, a runtime or a network that the host or the backend does not have, otherwise
+        `InstanceStartFailed`; then nothing is left behind.
         """
 
     @abstractmethod
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:
         """Start a created or exited instance and return its endpoint, the base URL of its server.
 
         ``secrets`` is a tar archive; the launcher inside unpacks it into `Layout.secrets` before it starts the server. It
         leaves no trace outside the instance's memory. That the server answers is not promised: see `runner.readiness`.
+        ``on_address`` is awaited with the instance's own address, where it has one, after its launcher exists and before that
+        gets the secrets: nothing of the agent's runs until it returns. What it raises passes through, and the instance ends.
         Raises `InstanceNotFound`, `InstanceExited` where it ended at once, otherwise `InstanceStartFailed`. On an instance
-        that runs it changes nothing and returns the endpoint.
+        that runs it changes nothing, awaits nothing, and returns the endpoint.
+        """
+
+    @abstractmethod
+    async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
+        """Replace the whole set of files in `Layout.secrets` of a running instance by those of an archive as `start` takes it.
+
+        A file that stays is there at each moment, with its old or its new content, never a part of it; afterwards those that
+        are not in the archive are gone. Nobody is told: a server reads them when it is asked to. On an error the old set may be
+        replaced in part; the same call again completes it. It leaves no trace outside the instance's memory. Raises `InvalidInput`
+        for what is no such archive, `InstanceNotFound`, `InstanceExited`, `ConflictError` for a paused one.
+        """
+
+    @abstractmethod
+    async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:
+        """Change the limits of an instance in place, up or down; its processes go on. Idempotent; an ended one has them at its next start.
+
+        All or nothing. A backend that keeps no limits (see `Capabilities`) takes them without effect, as `create` does. Raises `InvalidInput`
+        for limits the host does not have, `InsufficientResources` where more memory is in use than the new limit,
+        `InstanceNotFound`, otherwise `BackendError`.
         """
 
     @abstractmethod

@@ -14,6 +14,8 @@ LABEL_AGENT = "cnap.agent.id"
 LABEL_INSTANCE = "cnap.runner.instance"
 LABEL_GENERATION = "cnap.runner.generation"
 LABEL_SPEC = "cnap.runner.spec"
+LABEL_NETWORK = "cnap.runner.network"
+"""Which of an install's networks one is (see `Network`)."""
 
 
 class VolumeRole(StrEnum):
@@ -65,6 +67,22 @@ class Network(StrEnum):
     """Reaches the world and the host."""
     CLOSED = "closed"
     """Reaches nothing but the install's proxy."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFacts:
+    """One of an install's networks as the host sees it: what a proxy listens on and a packet filter names."""
+
+    id: str
+    """The engine's own name for it."""
+    interface: str
+    """The host's bridge (``br-0123456789ab``)."""
+    gateway: str
+    """The host's address on it."""
+    subnet: str
+    """Its addresses (``172.18.0.0/16``)."""
+    is_internal: bool
+    """Nothing is routed out of it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import anyio
 
+from cnap_runner.backends.base import OnAddress
 from cnap_runner.errors import EngineUnavailable, InstanceExited, InstanceStartFailed
 from cnap_runner.model.instance import InstanceRef, InstanceSpec
 from cnap_runner.testing.fake_backend import FakeBackend, Serve
@@ -23,7 +24,7 @@ class RefusingBackend(FakeBackend):
 class HangingBackend(FakeBackend):
     """Creates instances whose start never ends."""
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:  # noqa: ARG002 - part of the contract
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:  # noqa: ARG002
         """Wait until cancelled."""
         await self._enter()
         self._get(ref)
@@ -34,9 +35,9 @@ class HangingBackend(FakeBackend):
 class DyingBackend(FakeBackend):
     """Starts instances that end at once."""
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:
         """Start an instance and end it. Raises `InstanceExited`."""
-        await super().start(ref, secrets=secrets)
+        await super().start(ref, secrets=secrets, on_address=on_address)
         self.kill(ref.instance_id, 1)
         raise InstanceExited(f"Instance {ref.instance_id} ended with exit code 1.")
 

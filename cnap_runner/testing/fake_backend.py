@@ -11,12 +11,13 @@ import anyio
 from anyio.lowlevel import checkpoint
 from anyio.streams.memory import MemoryObjectSendStream
 
-from cnap_runner.backends.base import Backend
+from cnap_runner.backends.base import Backend, OnAddress
 from cnap_runner.errors import (
     ConflictError,
     ImageNotFound,
     InstanceExited,
     InstanceNotFound,
+    InsufficientResources,
     InvalidInput,
 )
 from cnap_runner.model.instance import (
@@ -29,7 +30,10 @@ from cnap_runner.model.instance import (
     InstanceSpec,
     InstanceStatus,
     Layout,
+    Limits,
     LogLine,
+    Network,
+    NetworkFacts,
     Observation,
     ResourceUsage,
 )
@@ -39,6 +43,11 @@ from cnap_runner.testing.fake_programs import PROGRAMS, FakeFiles, Program, run_
 FIRST_PORT = 40001
 """Of endpoints when nobody serves: nothing listens there."""
 SIGTERM_EXIT, SIGKILL_EXIT = 143, 137
+USED_BYTES = 50 << 20
+"""Memory that each live instance seems to use."""
+
+_SUBNETS = {Network.OPEN: "198.51.100", Network.CLOSED: "203.0.113"}
+"""Of documentation (RFC 5737): nothing answers there."""
 
 Serve = Callable[[InstanceSpec], Awaitable[str]]
 """Starts a server for an instance and gives its base URL."""
@@ -79,6 +88,7 @@ class FakeBackend(Backend):
         self._instances: dict[str, FakeInstance] = {}
         self._watches: dict[MemoryObjectSendStream[InstanceEvent], str] = {}
         self._ports = count(FIRST_PORT)
+        self._hosts = count(2)
 
     # --- what happens by itself -------------------------------------------------------------------------------------
 
@@ -127,6 +137,16 @@ class FakeBackend(Backend):
         """Nothing is shared."""
         await self._enter()
 
+    async def open_network(self, install_id: str) -> NetworkFacts | None:
+        """Give made-up facts."""
+        await self._enter()
+        return _network(install_id, Network.OPEN)
+
+    async def closed_network(self, install_id: str) -> NetworkFacts | None:
+        """Give made-up facts."""
+        await self._enter()
+        return _network(install_id, Network.CLOSED)
+
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Remember an instance."""
         await self._enter()
@@ -135,15 +155,20 @@ class FakeBackend(Backend):
         if self._images is not None and spec.image not in self._images:
             raise ImageNotFound(f"There is no image {spec.image}.")
         ref = InstanceRef(instance_id=spec.instance_id, handle=f"fake-{spec.instance_id}")
-        self._instances[spec.instance_id] = FakeInstance(spec=spec, ref=ref, files=FakeFiles(spec, LAYOUT))
+        self._instances[spec.instance_id] = FakeInstance(
+            spec=spec, ref=ref, files=FakeFiles(spec, LAYOUT), limits=spec.limits
+        )
         return ref
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:
         """Unpack the secrets, serve, and run."""
         await self._enter()
         instance = self._get(ref)
         if instance.is_live:
             return str(instance.endpoint)
+        instance.address = f"{_SUBNETS[instance.spec.network]}.{next(self._hosts)}"
+        if on_address is not None:
+            await on_address(instance.address)
         instance.files.secrets = unpacked(secrets)
         endpoint = await self._serve(instance.spec) if self._serve else f"http://127.0.0.1:{next(self._ports)}"
         instance.endpoint, instance.status = endpoint, InstanceStatus.RUNNING
@@ -151,6 +176,25 @@ class FakeBackend(Backend):
         instance.exit_code, instance.is_oom_killed = None, False
         self._tell(instance, InstanceEventKind.STARTED)
         return endpoint
+
+    async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
+        """Replace the secrets."""
+        await self._enter()
+        instance = self._get_live(ref)
+        if instance.status is InstanceStatus.PAUSED:
+            raise ConflictError(f"{ref.instance_id} is paused.", hint="Resume it first.")
+        try:
+            instance.files.secrets = unpacked(secrets)
+        except InstanceExited as error:
+            raise InvalidInput("The secrets are no tar archive.") from error
+
+    async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:
+        """Remember the limits."""
+        await self._enter()
+        instance = self._get(ref)
+        if instance.is_live and limits.memory_bytes < USED_BYTES:
+            raise InsufficientResources(f"{ref.instance_id} uses {USED_BYTES >> 20} MiB, more than the new limit.")
+        instance.limits = limits
 
     async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
         """End an instance by the signal that its grace leaves time for."""
@@ -217,7 +261,7 @@ class FakeBackend(Backend):
         await self._enter()
         instance = self._get_live(ref)
         return ResourceUsage(
-            memory_bytes=50 << 20, memory_limit_bytes=instance.spec.limits.memory_bytes, cpu_seconds=1.0, pids=2
+            memory_bytes=USED_BYTES, memory_limit_bytes=instance.limits.memory_bytes, cpu_seconds=1.0, pids=2
         )
 
     async def exec(self, ref: InstanceRef, argv: Sequence[str], *, timeout: timedelta) -> ExecResult:
@@ -261,7 +305,7 @@ class FakeBackend(Backend):
         return instance
 
     def _end(self, instance: FakeInstance, exit_code: int) -> None:
-        instance.status, instance.endpoint = InstanceStatus.EXITED, None
+        instance.status, instance.endpoint, instance.address = InstanceStatus.EXITED, None, None
         instance.exit_code, instance.finished_at = exit_code, _now()
         instance.files.secrets = {}
         self._tell(instance, InstanceEventKind.DIED, exit_code=exit_code)
@@ -291,6 +335,16 @@ class FakeBackend(Backend):
 
 def _connected() -> InstanceEvent:
     return InstanceEvent(InstanceEventKind.CONNECTED, instance_id=None, agent_id=None, at=_now())
+
+
+def _network(install_id: str, network: Network) -> NetworkFacts:
+    return NetworkFacts(
+        id=f"fake-{install_id}-{network}",
+        interface=f"fake-{network}",
+        gateway=f"{_SUBNETS[network]}.1",
+        subnet=f"{_SUBNETS[network]}.0/24",
+        is_internal=network is Network.CLOSED,
+    )
 
 
 def _now() -> datetime:

@@ -10,7 +10,15 @@ from datetime import datetime
 import anyio
 
 from cnap_runner.errors import InstanceExited
-from cnap_runner.model.instance import InstanceRef, InstanceSpec, InstanceStatus, Layout, LogLine, Observation
+from cnap_runner.model.instance import (
+    InstanceRef,
+    InstanceSpec,
+    InstanceStatus,
+    Layout,
+    Limits,
+    LogLine,
+    Observation,
+)
 from cnap_runner.testing.fake_programs import FakeFiles
 
 LAYOUT = Layout(
@@ -29,7 +37,9 @@ class FakeInstance:
     spec: InstanceSpec
     ref: InstanceRef
     files: FakeFiles
+    limits: Limits
     status: InstanceStatus = InstanceStatus.CREATED
+    address: str | None = None
     endpoint: str | None = None
     exit_code: int | None = None
     is_oom_killed: bool = False
@@ -58,6 +68,7 @@ class FakeInstance:
             generation=self.spec.generation,
             spec_hash=self.spec.spec_hash,
             status=self.status,
+            address=self.address if self.is_live else None,
             endpoint=self.endpoint,
             exit_code=self.exit_code,
             is_oom_killed=self.is_oom_killed,

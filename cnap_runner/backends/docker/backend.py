@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,18 +14,19 @@ from typing import Any
 import anyio
 from docker import APIClient
 
-from cnap_runner.backends.base import Backend
+from cnap_runner.backends.base import Backend, OnAddress
 from cnap_runner.backends.docker.address import engine_address
+from cnap_runner.backends.docker.delivery import deliver
 from cnap_runner.backends.docker.engine import ANSWER_SECONDS, Engine
 from cnap_runner.backends.docker.facts import AGENT_ID, EngineFacts, engine_facts
 from cnap_runner.backends.docker.launch import start_with_input
 from cnap_runner.backends.docker.networks import InstallNetworks
-from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name
+from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name, limit_options
 from cnap_runner.backends.docker.output import last_words, log_lines, run_command
 from cnap_runner.backends.docker.reports import observation, resource_usage
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
-from cnap_runner.errors import InstanceExited, InstanceStartFailed, InvalidInput
+from cnap_runner.errors import InstanceExited, InstanceStartFailed, InsufficientResources, InvalidInput
 from cnap_runner.model.instance import (
     LABEL_INSTALL,
     LABEL_INSTANCE,
@@ -37,7 +39,10 @@ from cnap_runner.model.instance import (
     InstanceSpec,
     InstanceStatus,
     Layout,
+    Limits,
     LogLine,
+    Network,
+    NetworkFacts,
     Observation,
     ResourceUsage,
 )
@@ -96,10 +101,20 @@ class DockerBackend(Backend):
         return (await self._known_facts()).engine_info(self._address)
 
     async def prepare(self, install_id: str) -> None:
-        """Make the install's network where there is none."""
+        """Make the install's open network where there is none; the closed one is made when it is first needed."""
         await self._known_facts()
         self._networks.forget(install_id)
-        await self._networks.of(install_id)
+        await self._networks.of(install_id, Network.OPEN)
+
+    async def open_network(self, install_id: str) -> NetworkFacts | None:
+        """Give the bridge that reaches the world."""
+        return await self._networks.of(install_id, Network.OPEN)
+
+    async def closed_network(self, install_id: str) -> NetworkFacts | None:
+        """Give the internal bridge; None also where this manager could not reach instances on it (see `EngineFacts`)."""
+        if (await self._known_facts()).why_not_closed is not None:
+            return None
+        return await self._networks.of(install_id, Network.CLOSED)
 
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create a container; one of the same instance that is there is returned instead."""
@@ -107,7 +122,7 @@ class DockerBackend(Backend):
         config = container_config(
             spec,
             limits=facts.fit(spec.limits),
-            network_id=await self._networks.of(spec.install_id),
+            network=await self._networks.of(spec.install_id, spec.network),
             user=facts.user(uid=os.geteuid(), gid=os.getegid()),
         )
         with translated(f"Creating an instance of {spec.agent_id} failed", otherwise=InstanceStartFailed):
@@ -120,11 +135,16 @@ class DockerBackend(Backend):
                     raise
                 return existing
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:
         """Start a container, hand it its secrets, and read back the port that the engine allocated."""
+
+        async def tell_address() -> None:
+            if on_address is not None and (address := (await self.inspect(ref)).address) is not None:
+                await on_address(address)
+
         with translated(f"Starting {ref.instance_id} failed", otherwise=InstanceStartFailed):
             try:
-                await start_with_input(self._engine, ref.handle, secrets)
+                await start_with_input(self._engine, ref.handle, secrets, on_started=tell_address)
             except EngineRefusal as refusal:
                 if "network" in refusal.message.lower():
                     self._networks.forget()  # somebody may have pruned it; the next create makes it again
@@ -135,6 +155,21 @@ class DockerBackend(Backend):
         if seen.endpoint is None:
             raise InstanceStartFailed(f"The engine published no port for {ref.instance_id}.")
         return seen.endpoint
+
+    async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
+        """Run a command in the container that takes the archive by standard input."""
+        with translated(f"Handing new secrets to {ref.instance_id} failed"):
+            await deliver(self._engine, ref.handle, secrets)
+
+    async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:
+        """Change the container's limits. A kernel that was told less memory than is in use would end something instead."""
+        fitting = (await self._known_facts()).fit(limits)
+        with contextlib.suppress(InstanceExited):
+            used = await self.usage(ref)
+            if used.memory_bytes > limits.memory_bytes:
+                raise _too_much_in_use(ref, used, limits)
+        with translated(f"Changing the limits of {ref.instance_id} failed"):
+            await self._engine.post(f"/containers/{ref.handle}/update", body=limit_options(fitting))
 
     async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
         """End a container. The engine thaws a paused one itself."""
@@ -232,7 +267,7 @@ class DockerBackend(Backend):
         await self._engine.aclose()
 
     async def purge(self, install_id: str) -> None:
-        """Remove the install's network."""
+        """Remove the install's networks."""
         await self._networks.remove(install_id)
 
     async def _known_facts(self) -> EngineFacts:
@@ -285,6 +320,13 @@ class DockerBackend(Backend):
         except EngineRefusal as refusal:
             if refusal.status != _NOT_FOUND:
                 raise
+
+
+def _too_much_in_use(ref: InstanceRef, used: ResourceUsage, limits: Limits) -> InsufficientResources:
+    return InsufficientResources(
+        f"{ref.instance_id} uses {used.memory_bytes >> 20} MiB of memory, more than the new limit of {limits.memory_bytes >> 20} MiB.",
+        hint="Give it more, or stop the agent: its next start has the new limit.",
+    )
 
 
 def _create_container(sdk: APIClient, *, name: str, config: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import httpcore
 import httpx
 import requests
 from docker import APIClient
@@ -29,6 +30,7 @@ T = TypeVar("T")
 MAX_THREADS = 8
 ANSWER_SECONDS = 60
 CONNECT_SECONDS = 10
+_UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
 
 class Engine:
@@ -52,11 +54,16 @@ class Engine:
         return str((await self._open_sdk()).api_version)
 
     async def post(
-        self, path: str, *, params: Mapping[str, Any] | None = None, wait_seconds: float = ANSWER_SECONDS
+        self,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: object = None,
+        wait_seconds: float = ANSWER_SECONDS,
     ) -> httpx.Response:
         """Send one command that may take long and return the engine's answer."""
         timeout = httpx.Timeout(wait_seconds, connect=CONNECT_SECONDS)
-        async with self.stream("POST", path, params=params, timeout=timeout) as response:
+        async with self.stream("POST", path, params=params, body=body, timeout=timeout) as response:
             await response.aread()
             return response
 
@@ -78,6 +85,15 @@ class Engine:
                 if response.status_code >= httpx.codes.BAD_REQUEST:
                     raise EngineRefusal(response.status_code, _message(await response.aread()))
                 yield response
+
+    @asynccontextmanager
+    async def upgraded(
+        self, path: str, *, params: Mapping[str, Any] | None = None, body: object = None
+    ) -> AsyncIterator[httpcore.AsyncNetworkStream]:
+        """Send one command and give the connection itself, which from then on is a program's input and output."""
+        async with self.stream("POST", path, params=params, body=body, headers=_UPGRADE) as response:
+            stream: httpcore.AsyncNetworkStream = response.extensions["network_stream"]
+            yield stream
 
     async def aclose(self) -> None:
         """Let go of all connections. Idempotent; a later call opens them again."""

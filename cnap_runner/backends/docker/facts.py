@@ -29,6 +29,9 @@ class EngineFacts:
     missing_limits: tuple[str, ...]
     """Limits that the engine would accept and not keep."""
     warnings: tuple[str, ...]
+    why_not_closed: str | None
+    """Why instances on an internal network could not be reached from here; None: they can."""
+    runtimes: tuple[str, ...]
     details: Mapping[str, str]
 
     def problems(self, address: EngineAddress) -> tuple[str, ...]:
@@ -36,6 +39,8 @@ class EngineFacts:
         found = [f"The engine keeps no {name} limit; {_MEND_LIMITS}." for name in self.missing_limits]
         if self.is_user_remapped:
             found.append(_REMAPPED)
+        if self.why_not_closed is not None:
+            found.append(f"{self.why_not_closed} Agents with egress mode none or allowlist are refused.")
         if not address.is_local:
             found.append(
                 f"The engine at {address.host} is another machine: agents' ports and folders are not reachable from here; "
@@ -88,6 +93,8 @@ def engine_facts(info: Mapping[str, Any], *, api_version: str) -> EngineFacts:
         cpus=int(info.get("NCPU") or 1),
         memory_bytes=int(info.get("MemTotal") or 0),
         is_rootless="name=rootless" in options,
+        why_not_closed=_why_not_closed(info, is_rootless="name=rootless" in options),
+        runtimes=tuple(sorted(info.get("Runtimes") or ())),
         is_user_remapped="name=userns" in options,
         missing_limits=tuple(name for field, name in _LIMITS.items() if info.get(field) is False),
         warnings=_warnings(info),
@@ -97,11 +104,21 @@ def engine_facts(info: Mapping[str, Any], *, api_version: str) -> EngineFacts:
             "architecture": str(info.get("Architecture", "")),
             "storage": str(info.get("Driver", "")),
             "cgroup": str(info.get("CgroupVersion", "1")),
+            "runtimes": " ".join(sorted(info.get("Runtimes") or ())),
             "cpus": str(info.get("NCPU", "")),
             "memory_mb": str(int(info.get("MemTotal") or 0) >> 20),
             "is_rootless": str("name=rootless" in options).lower(),
         },
     )
+
+
+def _why_not_closed(info: Mapping[str, Any], *, is_rootless: bool) -> str | None:
+    """Containers on an internal network are reached by their own address, which exists only where their bridge is."""
+    if is_rootless:
+        return "A rootless engine keeps its containers' addresses to itself."
+    if "Docker Desktop" in str(info.get("OperatingSystem", "")):
+        return "Docker Desktop keeps its containers' addresses in a virtual machine."
+    return None
 
 
 def _warnings(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import httpcore
@@ -18,31 +17,27 @@ START_SECONDS = 120.0
 WRITE_SECONDS = 30.0
 CLOSE_LIMIT = timedelta(seconds=1)
 _NOT_MODIFIED = 304
-_UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
 
-async def start_with_input(engine: Engine, container_id: str, content: bytes) -> None:
-    """Start a container and write ``content`` to its standard input, then end that input.
+async def start_with_input(
+    engine: Engine, container_id: str, content: bytes, *, on_started: Callable[[], Awaitable[None]]
+) -> None:
+    """Start a container, await ``on_started``, write ``content`` to its standard input, then end that input.
 
     The engine must be attached before the start: what is written later would find standard input closed. Closing the
-    connection is the end of the input (``StdinOnce``). Changes nothing on a container that runs, a paused one included. Raises
-    `EngineRefusal`, and `InstanceStartFailed` where nobody inside reads.
+    connection is the end of the input (``StdinOnce``), also where ``on_started`` raises: the launcher then ends for want of secrets.
+    Changes nothing on a container that runs, a paused one included. Raises `EngineRefusal`, and `InstanceStartFailed` where
+    nobody inside reads.
     """
     try:
-        async with _attached(engine, container_id) as stream:
+        async with engine.upgraded(f"/containers/{container_id}/attach", params={"stdin": 1, "stream": 1}) as stream:
             answer = await engine.post(f"/containers/{container_id}/start", wait_seconds=START_SECONDS)
             if answer.status_code != _NOT_MODIFIED:
+                await on_started()
                 await _write(stream, content)
     except EngineRefusal as refusal:
         if "paused" not in refusal.message:
             raise
-
-
-@asynccontextmanager
-async def _attached(engine: Engine, container_id: str) -> AsyncIterator[httpcore.AsyncNetworkStream]:
-    path, params = f"/containers/{container_id}/attach", {"stdin": 1, "stream": 1}
-    async with engine.stream("POST", path, params=params, headers=_UPGRADE) as response:
-        yield response.extensions["network_stream"]
 
 
 async def _write(stream: httpcore.AsyncNetworkStream, content: bytes) -> None:

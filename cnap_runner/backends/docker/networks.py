@@ -1,8 +1,9 @@
-"""The one network of an install: its agents reach the world and the host through it, and not each other."""
+"""The two networks of an install. On neither do agents reach each other; through the open one they reach the world and the host."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import anyio
@@ -11,78 +12,82 @@ from docker import APIClient
 from cnap_runner.backends.docker.engine import Engine
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.errors import InstanceStartFailed
-from cnap_runner.model.instance import LABEL_INSTALL, LABEL_MANAGED
+from cnap_runner.model.instance import LABEL_INSTALL, LABEL_MANAGED, LABEL_NETWORK, Network, NetworkFacts
 
+_BRIDGE_NAME = "com.docker.network.bridge.name"
 _TRIES = 5
 _CONFLICT = 409
 _NOT_FOUND = 404
 
 
 class InstallNetworks:
-    """Networks by install, found by label and used by id. Names are for people: the engine allows the same name twice."""
+    """Networks by install and kind, found by label and used by id. Names are for people: the engine allows the same name twice."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._known: dict[str, str] = {}
+        self._known: dict[tuple[str, Network], NetworkFacts] = {}
 
-    async def of(self, install_id: str) -> str:
-        """Give the id of an install's network, making it where there is none."""
-        if install_id not in self._known:
-            with translated(f"Making the network of install {install_id} failed", otherwise=InstanceStartFailed):
-                self._known[install_id] = await self._ensure(install_id)
-        return self._known[install_id]
+    async def of(self, install_id: str, kind: Network) -> NetworkFacts:
+        """Give an install's network of a kind, making it where there is none."""
+        if (install_id, kind) not in self._known:
+            with translated(f"Making the {kind} network of install {install_id} failed", otherwise=InstanceStartFailed):
+                network_id = await self._ensure(install_id, kind)
+                seen = await self._engine.ask(lambda sdk: sdk.inspect_network(network_id))
+            self._known[install_id, kind] = network_facts(seen)
+        return self._known[install_id, kind]
 
     def forget(self, install_id: str | None = None) -> None:
         """Look anew at the next call, for example because somebody pruned the networks."""
-        if install_id is None:
-            self._known.clear()
-        else:
-            self._known.pop(install_id, None)
+        for known in [key for key in self._known if install_id in {None, key[0]}]:
+            del self._known[known]
 
     async def remove(self, install_id: str) -> None:
         """Remove all networks of an install."""
         self.forget(install_id)
-        with translated(f"Removing the network of install {install_id} failed"):
-            for network in await self._find(install_id):
-                await self._remove_one(network["Id"])
+        with translated(f"Removing the networks of install {install_id} failed"):
+            for kind in Network:
+                for network in await self._find(install_id, kind):
+                    await self._remove_one(network["Id"])
 
-    async def _ensure(self, install_id: str) -> str:
+    async def _ensure(self, install_id: str, kind: Network) -> str:
         """Find or make the network.
 
         Two first starts at once may both make one. Each looks again after making its own, and withdraws it when it is not
         alone; of two, at most one can find itself alone, because each was visible before its maker looked.
         """
         for _ in range(_TRIES):
-            found = await self._find(install_id)
+            found = await self._find(install_id, kind)
             if len(found) == 1:
                 return str(found[0]["Id"])
             if not found:
-                own = await self._create(install_id)
-                found = await self._find(install_id)
+                own = await self._create(install_id, kind)
+                found = await self._find(install_id, kind)
                 if own is not None and [network["Id"] for network in found] == [own]:
                     return own
                 if own is not None:
                     await self._remove_one(own)
             await anyio.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - only to part two that try at once
         # Several stay: somebody died between making and withdrawing. All agree on the oldest.
-        found = sorted(await self._find(install_id), key=lambda network: (network["Created"], network["Id"]))
-        return str(found[0]["Id"]) if found else str(await self._create(install_id))
+        found = sorted(await self._find(install_id, kind), key=lambda network: (network["Created"], network["Id"]))
+        return str(found[0]["Id"]) if found else str(await self._create(install_id, kind))
 
-    async def _find(self, install_id: str) -> list[dict[str, Any]]:
+    async def _find(self, install_id: str, kind: Network) -> list[dict[str, Any]]:
+        """Find an install's networks of a kind. One without that label was made when there was only the open kind."""
         labels = [f"{LABEL_MANAGED}=true", f"{LABEL_INSTALL}={install_id}"]
         found: list[dict[str, Any]] = await self._engine.ask(lambda sdk: sdk.networks(filters={"label": labels}))
-        return found
+        return [network for network in found if network["Labels"].get(LABEL_NETWORK, Network.OPEN) == kind]
 
-    async def _create(self, install_id: str) -> str | None:
+    async def _create(self, install_id: str, kind: Network) -> str | None:
         """Make a network and give its id; None where the engine says that somebody else just did."""
 
         def make(sdk: APIClient) -> str:
             made = sdk.create_network(
-                f"cnap-{install_id}",
+                f"cnap-{install_id}" if kind is Network.OPEN else f"cnap-{install_id}-{kind}",
                 driver="bridge",
                 options={"com.docker.network.bridge.enable_icc": "false"},
                 check_duplicate=True,
-                labels={LABEL_MANAGED: "true", LABEL_INSTALL: install_id},
+                internal=kind is Network.CLOSED,
+                labels={LABEL_MANAGED: "true", LABEL_INSTALL: install_id, LABEL_NETWORK: kind},
             )
             return str(made["Id"])
 
@@ -99,3 +104,16 @@ class InstallNetworks:
         except EngineRefusal as refusal:
             if refusal.status != _NOT_FOUND:
                 raise
+
+
+def network_facts(said: Mapping[str, Any]) -> NetworkFacts:
+    """Read the answer to ``GET /networks/{id}``. The engine names a bridge after its network unless it was told a name."""
+    addresses: Mapping[str, str] = next(one for one in said["IPAM"]["Config"] if ":" not in one["Subnet"])
+    interface = (said.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{said['Id'][:12]}"
+    return NetworkFacts(
+        id=str(said["Id"]),
+        interface=str(interface),
+        gateway=addresses["Gateway"].partition("/")[0],
+        subnet=addresses["Subnet"],
+        is_internal=bool(said["Internal"]),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cnap_runner.model.instance import InstanceSpec, Layout, Limits, Volume, VolumeRole
+from cnap_runner.model.instance import InstanceSpec, Layout, Limits, NetworkFacts, Volume, VolumeRole
 
 SERVER_PORT = "4096/tcp"
 LAYOUT = Layout(
@@ -30,7 +30,9 @@ def container_name(spec: InstanceSpec) -> str:
     return f"cnap-{spec.install_id}-{spec.agent_id}-{spec.generation}"
 
 
-def container_config(spec: InstanceSpec, *, limits: Limits, network_id: str, user: tuple[int, int]) -> dict[str, Any]:
+def container_config(
+    spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, user: tuple[int, int]
+) -> dict[str, Any]:
     """Decide all create options. ``limits`` are those of the spec as far as the host has them."""
     return {
         "Image": spec.image,
@@ -45,28 +47,45 @@ def container_config(spec: InstanceSpec, *, limits: Limits, network_id: str, use
         "AttachStdin": True,
         # The manager asks for readiness itself; a probe in each container would burn CPU while the agent is idle.
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(spec, limits=limits, network_id=network_id, user=user),
+        "HostConfig": _host_config(spec, limits=limits, network=network, user=user),
     }
 
 
-def _host_config(spec: InstanceSpec, *, limits: Limits, network_id: str, user: tuple[int, int]) -> dict[str, Any]:
+def limit_options(limits: Limits) -> dict[str, int]:
+    """Give the options for limits, for creation and for ``POST /containers/{id}/update`` alike. Swap is within the memory's limit."""
+    return {
+        "PidsLimit": limits.pids,
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "NanoCpus": round(limits.cpus * 1e9),
+    }
+
+
+def _host_config(spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, user: tuple[int, int]) -> dict[str, Any]:
     return {
         "Init": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
-        "PidsLimit": limits.pids,
-        "Memory": limits.memory_bytes,
-        "MemorySwap": limits.memory_bytes,
-        "NanoCpus": round(limits.cpus * 1e9),
+        **limit_options(limits),
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
         "Tmpfs": _tmpfs(limits, user=user),
         "Mounts": [_mount(volume) for volume in spec.volumes],
-        "NetworkMode": network_id,
+        **_network_options(network),
+        "RestartPolicy": {"Name": "no"},
+    }
+
+
+def _network_options(network: NetworkFacts) -> dict[str, Any]:
+    if network.is_internal:
+        # The engine's own resolver would ask the host's, from the host: names would be a way out. It is told to ask where
+        # nobody answers; the proxy resolves names itself.
+        return {"NetworkMode": network.id, "Dns": [network.gateway]}
+    return {
+        "NetworkMode": network.id,
         # Without a host port the engine allocates one, anew at each start (FAILURES row 1).
         "PortBindings": {SERVER_PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
         "ExtraHosts": ["host.docker.internal:host-gateway"],
-        "RestartPolicy": {"Name": "no"},
     }
 
 
@@ -83,7 +102,8 @@ def _environment(spec: InstanceSpec) -> dict[str, str]:
 def _tmpfs(limits: Limits, *, user: tuple[int, int]) -> dict[str, str]:
     uid, gid = user
     return {
-        LAYOUT.secrets: f"rw,noexec,nosuid,nodev,uid={uid},gid={gid},mode=0700,size=4m",
+        # Room for two sets: a new one is laid down beside the old one.
+        LAYOUT.secrets: f"rw,noexec,nosuid,nodev,uid={uid},gid={gid},mode=0700,size=8m",
         # Builds run programs from here, hence exec.
         "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={limits.memory_bytes // _TMP_SHARE}",  # noqa: S108 - inside
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import anyio
+import httpcore
 from docker import APIClient
 
 from cnap_runner.backends.docker.engine import Engine
@@ -15,6 +17,8 @@ from cnap_runner.backends.docker.options import LAYOUT
 from cnap_runner.model.instance import ExecResult, LogLine
 
 MAX_OUTPUT_BYTES = 1 << 20
+_START = {"Detach": False, "Tty": False}
+_CHUNK_BYTES = 1 << 16
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
 
@@ -60,16 +64,43 @@ async def run_command(engine: Engine, container_id: str, argv: Sequence[str], *,
     return ExecResult(exit_code=exit_code, output=output, is_truncated=is_truncated)
 
 
+async def run_with_input(engine: Engine, container_id: str, argv: Sequence[str], *, content: bytes) -> ExecResult:
+    """Run one command in a live container and write ``content`` to its standard input, as the container's user.
+
+    The input is not ended: the command must know how much to read. Raises `EngineRefusal`.
+    """
+
+    def prepare(sdk: APIClient) -> str:
+        made: dict[str, Any] = sdk.exec_create(container_id, list(argv), stdin=True)
+        return str(made["Id"])
+
+    exec_id = await engine.ask(prepare)
+    async with engine.upgraded(f"/exec/{exec_id}/start", body=_START) as stream:
+        with contextlib.suppress(httpcore.NetworkError):  # it ended without reading; its exit code says so
+            await stream.write(content)
+        output, is_truncated = await _collected(_chunks(stream))
+    return ExecResult(await _exit_code(engine, exec_id), output, is_truncated=is_truncated)
+
+
+async def _chunks(stream: httpcore.AsyncNetworkStream) -> AsyncGenerator[bytes, None]:
+    while chunk := await stream.read(_CHUNK_BYTES):
+        yield chunk
+
+
 async def _collect(engine: Engine, exec_id: str) -> tuple[bytes, bool]:
-    """Run a prepared command and keep the beginning of what it prints; the rest is read and dropped, or it would block."""
+    """Run a prepared command and keep what it prints."""
+    async with engine.stream("POST", f"/exec/{exec_id}/start", body=_START) as response:
+        return await _collected(response.aiter_raw())
+
+
+async def _collected(chunks: AsyncIterator[bytes]) -> tuple[bytes, bool]:
+    """Keep the beginning of a command's output; the rest is read and dropped, or it would block."""
     output, is_truncated, decoder = bytearray(), False, FrameDecoder()
-    body = {"Detach": False, "Tty": False}
-    async with engine.stream("POST", f"/exec/{exec_id}/start", body=body) as response:
-        async for chunk in response.aiter_raw():
-            for frame in decoder.feed(chunk):
-                room = MAX_OUTPUT_BYTES - len(output)
-                is_truncated = is_truncated or len(frame.content) > room
-                output += frame.content[:room]
+    async for chunk in chunks:
+        for frame in decoder.feed(chunk):
+            room = MAX_OUTPUT_BYTES - len(output)
+            is_truncated = is_truncated or len(frame.content) > room
+            output += frame.content[:room]
     return bytes(output), is_truncated
 
 

@@ -45,6 +45,8 @@ def observation(container: Mapping[str, Any]) -> Observation:
     state: Mapping[str, Any] = container["State"]
     status = _STATUSES.get(state["Status"], InstanceStatus.EXITED)
     has_ended = status is InstanceStatus.EXITED
+    is_live = status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED}
+    address = _address(container)
     return Observation(
         ref=InstanceRef(instance_id=labels.get(LABEL_INSTANCE, ""), handle=container["Id"]),
         install_id=labels.get(LABEL_INSTALL, ""),
@@ -52,7 +54,8 @@ def observation(container: Mapping[str, Any]) -> Observation:
         generation=int(labels.get(LABEL_GENERATION, "0")),
         spec_hash=labels.get(LABEL_SPEC, ""),
         status=status,
-        endpoint=_endpoint(container) if status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED} else None,
+        address=address if is_live else None,
+        endpoint=_endpoint(container, address) if is_live else None,
         exit_code=int(state["ExitCode"]) if has_ended else None,
         is_oom_killed=bool(state.get("OOMKilled")),
         started_at=_time(state.get("StartedAt")),
@@ -92,11 +95,18 @@ def resource_usage(stats: Mapping[str, Any]) -> ResourceUsage | None:
     )
 
 
-def _endpoint(container: Mapping[str, Any]) -> str | None:
+def _address(container: Mapping[str, Any]) -> str | None:
+    networks: Mapping[str, Any] = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    return next((network["IPAddress"] for network in networks.values() if network.get("IPAddress")), None)
+
+
+def _endpoint(container: Mapping[str, Any], address: str | None) -> str | None:
+    """Give the published port; an instance that publishes none, on the closed network, is reached by its own address."""
     ports: Mapping[str, Any] = (container.get("NetworkSettings") or {}).get("Ports") or {}
     for binding in ports.get(SERVER_PORT) or ():
         return f"http://{binding['HostIp']}:{binding['HostPort']}"
-    return None
+    publishes = bool((container.get("HostConfig") or {}).get("PortBindings"))
+    return f"http://{address}:{SERVER_PORT.partition('/')[0]}" if address and not publishes else None
 
 
 def _time(text: str | None) -> datetime | None:

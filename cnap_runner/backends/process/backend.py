@@ -16,8 +16,9 @@ from typing import TypeVar
 import anyio
 from anyio.to_thread import run_sync
 
-from cnap_runner.backends.base import Backend
+from cnap_runner.backends.base import Backend, OnAddress
 from cnap_runner.backends.process.commands import run_command
+from cnap_runner.backends.process.delivery import replace_secrets
 from cnap_runner.backends.process.ending import ask_to_end, await_end
 from cnap_runner.backends.process.environment import instance_environment, layout_in
 from cnap_runner.backends.process.folders import InstanceFolders, load_record, load_status, translated
@@ -27,6 +28,7 @@ from cnap_runner.backends.process.measure import measure
 from cnap_runner.backends.process.observe import end_remains, endpoint_of, is_running, observe, settle
 from cnap_runner.backends.process.program import look_around
 from cnap_runner.backends.process.record import InstanceRecord
+from cnap_runner.backends.process.refusals import refuse_containers_own
 from cnap_runner.backends.process.spawn import spawn, still_starting
 from cnap_runner.backends.process.watch import Watch
 from cnap_runner.errors import BackendError, ConflictError, InstanceNotFound, InvalidInput
@@ -38,7 +40,9 @@ from cnap_runner.model.instance import (
     InstanceRef,
     InstanceSpec,
     Layout,
+    Limits,
     LogLine,
+    NetworkFacts,
     Observation,
     ResourceUsage,
 )
@@ -95,15 +99,24 @@ class ProcessBackend(Backend):
         """Make the folder of all instances."""
         await self._do(self._folders.make_root)
 
+    async def open_network(self, install_id: str) -> NetworkFacts | None:  # noqa: ARG002 - part of the contract
+        """None: agents are on this machine's own network."""
+        return None
+
+    async def closed_network(self, install_id: str) -> NetworkFacts | None:  # noqa: ARG002 - part of the contract
+        """None: nothing keeps a process of this user from the network."""
+        return None
+
     async def create(self, spec: InstanceSpec) -> InstanceRef:
-        """Make an instance's folder."""
+        """Make an instance's folder. Raises `InvalidInput` for what only a container can have."""
+        refuse_containers_own(spec)
         record = InstanceRecord.of(spec, self.layout(spec))
         folder = await self._do(self._folders.create, spec.instance_id, record)
         self._stir()
         return InstanceRef(instance_id=spec.instance_id, handle=str(folder))
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
-        """Start the launcher and wait until the server says where it listens."""
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:  # noqa: ARG002
+        """Start the launcher and wait until the server says where it listens. Instances have no address of their own."""
         async with self._folders.locked(ref.instance_id) as held:
             status = await held.do(spawn, self._binary, secrets, dict(os.environ))
         self._stir()
@@ -111,6 +124,15 @@ class ProcessBackend(Backend):
             await anyio.sleep(_PORT_POLL_SECONDS)
             status = await self._do(still_starting, held.folder, status)
         return endpoint
+
+    async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
+        """Replace the files in the instance's folder of secrets."""
+        async with self._folders.locked(ref.instance_id) as held:
+            await held.do(replace_secrets, secrets)
+
+    async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:  # noqa: ARG002 - part of the contract
+        """Change nothing: none are applied."""
+        await self._do(self._folders.existing, ref.instance_id)
 
     async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
         """Ask the launcher to end its instance; end it from here if that takes too long."""

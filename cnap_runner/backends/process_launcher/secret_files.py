@@ -31,13 +31,28 @@ def unpack_secrets(folder: Path, archive: bytes, *, memory: Path | None) -> Path
     else:
         # The link comes second: a folder it does not lead to yet holds nothing.
         place.symlink_to(tempfile.mkdtemp(prefix=_prefix(folder), dir=memory))
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
-            for member in tar:
-                _unpack(tar, member, place)
-    except tarfile.TarError as error:
-        raise BadArchive("standard input is no tar archive") from error
+    _unpack_all(archive, place)
     return place.resolve()
+
+
+def exchange_secrets(place: Path, archive: bytes) -> None:
+    """Replace the files of a live instance by those of an archive: each is there at each moment, old or new, never in part.
+
+    Files of folders inside are not exchanged, and folders are refused. Raises `BadArchive`, then nothing is changed, and `OSError`.
+    """
+    draft = Path(tempfile.mkdtemp(prefix=".new-", dir=place))
+    try:
+        _unpack_all(archive, draft)
+        fresh = sorted(draft.iterdir())
+        if any(path.is_dir() for path in fresh):
+            raise BadArchive("a running instance's secrets hold no folders")
+        for path in fresh:
+            path.replace(place / path.name)
+        for path in place.iterdir():
+            if path.is_file() and path.name not in {new.name for new in fresh}:
+                path.unlink()
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def read_password(folder: Path) -> str:
@@ -66,6 +81,15 @@ def remove_secrets(folder: Path) -> None:
 
 def _prefix(folder: Path) -> str:
     return f"cnap-runner-{folder.name}-"
+
+
+def _unpack_all(archive: bytes, place: Path) -> None:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            for member in tar:
+                _unpack(tar, member, place)
+    except tarfile.TarError as error:
+        raise BadArchive("they are no tar archive") from error
 
 
 def _unpack(tar: tarfile.TarFile, member: tarfile.TarInfo, place: Path) -> None:

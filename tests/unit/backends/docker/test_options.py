@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnap_runner.backends.docker.options import container_config, container_name
-from cnap_runner.model.instance import LABEL_INSTALL, InstanceSpec, Limits, Volume, VolumeRole
+from cnap_runner.model.instance import LABEL_INSTALL, InstanceSpec, Limits, NetworkFacts, Volume, VolumeRole
 
 SPEC = InstanceSpec(
     install_id="inst",
@@ -21,10 +21,11 @@ SPEC = InstanceSpec(
     environment={"LANG": "C.UTF-8", "HOME": "/elsewhere"},
     labels={"team": "blue", LABEL_INSTALL: "stolen"},
 )
+OPEN = NetworkFacts(id="net", interface="br-net", gateway="172.18.0.1", subnet="172.18.0.0/16", is_internal=False)
 
 
 def config(spec: InstanceSpec = SPEC) -> dict[str, Any]:
-    return container_config(spec, limits=spec.limits, network_id="net", user=(1000, 1001))
+    return container_config(spec, limits=spec.limits, network=OPEN, user=(1000, 1001))
 
 
 def test_an_agent_is_confined() -> None:
@@ -53,7 +54,7 @@ def test_secrets_are_kept_in_memory_for_the_agent_alone() -> None:
     made = config()
 
     options = made["HostConfig"]["Tmpfs"]["/run/secrets"].split(",")
-    assert {"uid=1000", "gid=1001", "mode=0700", "size=4m", "noexec"} <= set(options)
+    assert {"uid=1000", "gid=1001", "mode=0700", "size=8m", "noexec"} <= set(options)
     assert made["OpenStdin"] is True
     assert made["StdinOnce"] is True
     assert "CNAP_SECRETS=stdin" in made["Env"]
