@@ -30,6 +30,16 @@ def parse_duration(value: Any) -> Any:
     return value
 
 
+def duration_text(value: timedelta) -> str:
+    """Write a duration as `parse_duration` reads it: ``1h30m``, ``90s`` as ``1m30s``, ``500ms``."""
+    rest, parts = round(value.total_seconds() * 1000), []
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
 def _check_positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise InvalidInput("a duration must be more than 0.")

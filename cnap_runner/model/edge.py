@@ -47,6 +47,23 @@ def describe(error: ValidationError, *, name: Callable[[str], str] = str) -> str
     return "; ".join(f"{path}: {message}" if path else message for path, message in findings.items())
 
 
+def findings_of(error: InvalidInput) -> list[tuple[tuple[str | int, ...], str]]:
+    """Give what is wrong with a value that its constructor refused, field by field: the path, and the finding.
+
+    Empty where the error did not come from a constructor.
+    """
+    # The constructor hides pydantic's own error from tracebacks; it is the context all the same.
+    cause = error.__context__
+    if not isinstance(cause, ValidationError):
+        return []
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for item in cause.errors(include_url=False, include_input=False):
+        inner = item.get("ctx", {}).get("error")
+        nested = findings_of(inner) if isinstance(inner, InvalidInput) else []
+        found += [((*item["loc"], *path), text) for path, text in nested] or [(item["loc"], _finding(item))]
+    return found
+
+
 def _finding(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return "there is no such field"
