@@ -19,6 +19,7 @@ from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
+from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.runner import Runner
@@ -76,6 +77,31 @@ class RunnerManager:
         row = await parts.install.store.put_agent(spec, at=parts.install.now())
         await anyio.to_thread.run_sync(AgentFolders(parts.install.settings.data_dir, spec.agent_id).make, None)
         return Runner(self._usable, row)
+
+    async def apply(
+        self,
+        specs: Sequence[AgentSpec],
+        dry_run: bool = False,  # noqa: FBT001, FBT002
+        *,
+        prune: str | None = None,
+    ) -> ApplyPlan:
+        """Make agents as they are declared, and return what differed. Idempotent; agents that are not named are left alone.
+
+        All specs are checked before anything is changed: `InvalidInput` means that nothing was. ``dry_run`` only looks. ``prune``
+        (``label=value``, which each spec must carry) deletes the agents of that label that are not named; their files and sessions stay.
+        """
+        install = self._usable().install
+        wanted = {spec.agent_id: spec for spec in specs}
+        for spec in specs:
+            refuse_unbuilt(spec)
+        known = {row.spec.agent_id: row.spec for row in await install.store.list_agents()}
+        plan = plan_of(known, specs, prune=prune)
+        for agent in () if dry_run else plan.agents:
+            if agent.action is Action.DELETE:
+                await self.delete_runner(agent.agent_id)
+            elif agent.action is not Action.KEEP:
+                await self.create_runner(wanted[agent.agent_id])
+        return redacted(plan, install.redactor)
 
     async def get_runner(self, agent_id: str) -> Runner:
         """Return the runner of a known agent."""
@@ -175,10 +201,6 @@ class RunnerManager:
     async def release(self, agent_id: str, owner: str) -> NoReturn:
         """Not built yet."""
         _refuse("release", agent_id, owner)
-
-    async def apply(self, specs: Sequence[AgentSpec], dry_run: bool = False) -> NoReturn:  # noqa: FBT001, FBT002
-        """Not built yet."""
-        _refuse("apply", specs, dry_run)
 
     async def export_agent(self, agent_id: str, path: Path) -> NoReturn:
         """Not built yet."""

@@ -437,7 +437,6 @@ async def test_a_manager_refuses_to_work_in_a_forked_child(
         ("recover_runner", ("alice",)),
         ("hold", ("alice", "me", datetime.now(UTC))),
         ("release", ("alice", "me")),
-        ("apply", ([],)),
         ("export_agent", ("alice", Path("x"))),
         ("import_agent", (Path("x"),)),
         ("rotate_secrets", ("alice",)),
