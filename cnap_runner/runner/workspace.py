@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cnap_runner.errors import InsufficientResources, RunnerError
 from cnap_runner.model.instance import Volume, VolumeRole
+from cnap_runner.runner.access import Owner, give_top, host_user, share
+from cnap_runner.runner.confined import opened_folder
+from cnap_runner.runner.removal import remove
 
 PRIVATE = 0o700
 SHARED = 0o755
@@ -46,6 +50,20 @@ class AgentFolders:
         """Rendered settings, read-only inside."""
         return self._own / "settings"
 
+    @property
+    def seeded_mark(self) -> Path:
+        """There once the workspace was seeded: one that was emptied since is not seeded again."""
+        return self._own / "seeded"
+
+    def draft(self, name: str) -> Path:
+        """Give a place beside the workspace, on the same disk, where a seed of this name is made ready. No agent's id begins with a dot."""
+        return self.data_dir / "workspace" / f".{self.agent_id}~{name}"
+
+    def drafts(self) -> Iterator[Path]:
+        """Find what is left of seeds that were not finished."""
+        with contextlib.suppress(FileNotFoundError):
+            yield from (self.data_dir / "workspace").glob(f".{self.agent_id}~*")
+
     def volumes(self) -> tuple[Volume, ...]:
         """Tell an instance what to mount."""
         return (
@@ -55,7 +73,7 @@ class AgentFolders:
             Volume(role=VolumeRole.SETTINGS, source=self.settings, is_read_only=True),
         )
 
-    def make(self, owner: tuple[int, int] | None) -> None:
+    def make(self, owner: Owner | None) -> None:
         """Create what is missing and give it to the instance's user. Idempotent; contents are never changed.
 
         Raises `InsufficientResources` on a full disk, `RunnerError` where the folder cannot be written.
@@ -68,27 +86,29 @@ class AgentFolders:
             _make_folder(self.workspace, SHARED, owner=owner)
             _make_folder(self.state, PRIVATE, owner=owner)
             _make_folder(self.home, PRIVATE, owner=owner)
+            if owner is not None:
+                self._share(owner)
         except OSError as error:
             raise folder_error(self.data_dir, error) from error
 
+    def sharers(self, owner: Owner) -> set[int]:
+        """Tell who besides root works in the workspace: the agent, and the host's user."""
+        return {owner[0], host_user(self.data_dir)} - {0}
+
+    def _share(self, owner: Owner) -> None:
+        if self.workspace.is_symlink():
+            return  # the operator put it elsewhere, with rights of their own choice
+        with opened_folder(self.workspace) as top:
+            share(top, self.sharers(owner))
+        give_top(self.workspace, owner)
+
     def delete(self) -> None:
-        """Remove workspace, sessions, home and settings for ever. Gone already: nothing happens. Links are never followed."""
-        for folder in (self.workspace, self._own):
-            try:
-                if folder.is_symlink():
-                    folder.unlink()
-                else:
-                    shutil.rmtree(folder)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise RunnerError(
-                    f"Some files of agent {self.agent_id} could not be removed: {error.strerror}.",
-                    hint=f"Remove {folder} by hand, as their owner or as root.",
-                ) from error
+        """Remove workspace, sessions, home and settings for ever. Gone already: nothing happens. Raises as `remove`."""
+        for path in (self.workspace, *self.drafts(), self._own):
+            remove(path)
 
 
-def _make_folder(path: Path, mode: int, *, owner: tuple[int, int] | None) -> None:
+def _make_folder(path: Path, mode: int, *, owner: Owner | None) -> None:
     try:
         path.mkdir(mode=mode, parents=True)
     except FileExistsError:
