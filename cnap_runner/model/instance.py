@@ -102,6 +102,32 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
+class KitMount:
+    """One file or folder of the manager's side, seen read-only at an absolute path inside."""
+
+    source: Path
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What brings OpenCode and all it needs into an image that is not ours, and keeps the image's own settings from disturbing it.
+
+    Made by `cnap_runner.image.kit`.
+    """
+
+    mounts: tuple[KitMount, ...]
+    launcher: tuple[str, ...]
+    """The command inside that takes the secrets and starts OpenCode, instead of the image's entry point."""
+    environment: Mapping[str, str]
+    """Variables that win over the image's, such as its ``PATH`` followed by our tools."""
+    dropped: tuple[str, ...] = ()
+    """Variables of the image that the instance must not have."""
+    volumes: tuple[str, ...] = ()
+    """Paths that the image wants as volumes; they are kept in the instance's memory instead."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One instance to be created. Nothing in it is secret."""
 
@@ -123,9 +149,8 @@ class InstanceSpec:
     hardware: Hardware = Hardware()
     runtime: str | None = None
     """An OCI runtime by the engine's name for it; None: its default."""
-    kit: Path | None = None
-    """A folder on the manager's side with OpenCode and all it needs (see `cnap_runner.image`), brought read-only into an image that is
-    not ours; None: the image has them."""
+    kit: Kit | None = None
+    """What is brought into an image that is not ours; None: the image has OpenCode and starts it."""
 
     def identity_labels(self) -> dict[str, str]:
         """Labels that say whose instance this is. Only instances with the own install id are ever touched."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cnap_runner.backends.docker.kit import bring_kit
 from cnap_runner.model.instance import InstanceSpec, Layout, Limits, NetworkFacts, Volume, VolumeRole
 
 SERVER_PORT = "4096/tcp"
@@ -34,7 +35,7 @@ def container_config(
     spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, user: tuple[int, int]
 ) -> dict[str, Any]:
     """Decide all create options. ``limits`` are those of the spec as far as the host has them."""
-    return {
+    config = {
         "Image": spec.image,
         "User": f"{user[0]}:{user[1]}",
         "WorkingDir": LAYOUT.workspace,
@@ -49,6 +50,7 @@ def container_config(
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(spec, limits=limits, network=network, user=user),
     }
+    return config if spec.kit is None else bring_kit(config, spec.kit, memory_bytes=limits.memory_bytes, user=user)
 
 
 def limit_options(limits: Limits) -> dict[str, int]:
