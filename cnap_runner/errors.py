@@ -84,6 +84,10 @@ class SecretUnavailable(InvalidInput):
     code = "secret_unavailable"
 
 
+class SecretWarning(UserWarning):
+    """A secret was given in clear. It works, and is kept in the vault; the text names the better way. Made an error, it stores nothing."""
+
+
 class ArchiveInvalid(InvalidInput):
     """Not an archive of an agent, one of a newer version, or one that would write outside of the agent's folders."""
 

@@ -155,7 +155,6 @@ def check_model(value: str) -> str:
 _LATER: tuple[tuple[str, Any], ...] = (
     ("image", None),
     ("mcp", {}),
-    ("secrets", {}),
     ("opencode_files", {}),
     ("resources.disk_mb", None),
     ("resources.shm_mb", None),

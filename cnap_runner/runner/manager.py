@@ -21,6 +21,7 @@ from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.literals import drop_literals, keep_spec
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.workspace import AgentFolders
@@ -71,10 +72,11 @@ class RunnerManager:
         """Make an agent known, or replace the whole spec of a known one; return its runner. Idempotent; starts nothing.
 
         What changed applies at the next moment without a turn. Raises `NotSupportedYet` for a field whose effect is not built yet.
+        A secret that is written out in the spec goes to the vault, with a `SecretWarning`; the spec that is stored names it.
         """
         parts = self._usable()
         refuse_unbuilt(spec)
-        row = await parts.install.store.put_agent(spec, at=parts.install.now())
+        row = await keep_spec(parts.install, spec)
         await anyio.to_thread.run_sync(AgentFolders(parts.install.settings.data_dir, spec.agent_id).make, None)
         return Runner(self._usable, row)
 
@@ -152,6 +154,7 @@ class RunnerManager:
             if delete_workspace:
                 await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)
                 await install.store.erase_agent(agent_id)
+                await drop_literals(install, agent_id)
         _log.info("runner_deleted", agent_id=agent_id, with_workspace=delete_workspace)
 
     async def purge(self) -> None:

@@ -6,6 +6,7 @@ Whether others may read such a file is not looked at: both mount theirs readable
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -17,6 +18,8 @@ DEFAULT_FOLDER = Path("/run/secrets")
 
 LARGEST_FILE = 64 * 1024
 """Bytes. A key or a certificate chain is far below; a whole file system's image is a mistake."""
+
+_LINE_END = re.compile(r"\r?\n\Z")
 
 
 class FileSource(SecretSource):
@@ -40,7 +43,7 @@ class FileSource(SecretSource):
             text = data.decode()
         except UnicodeDecodeError:
             raise SecretUnavailable(f"The secret's file {path} is not UTF-8 text.") from None
-        return text.removesuffix("\n").removesuffix("\r")
+        return _LINE_END.sub("", text)
 
     def describe(self) -> str:
         """Say where this is."""

@@ -19,7 +19,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), (" a \n", " a "), ("", "")]
+    ("text", "value"),
+    [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("a\r", "a\r"), (" a \n", " a "), ("", "")],
 )
 def test_one_line_end_at_the_end_is_not_part_of_the_secret(folder: Path, text: str, value: str) -> None:
     """Editors add one; nothing else is changed."""
