@@ -1,0 +1,29 @@
+"""``python -m cnap_runner.egress FOLDER ADDRESS``: start the proxy, detached, and return once it listens. For `process.ensure_proxy` alone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cnap_runner.egress.proxy_process import READY, run
+
+
+def main(folder: Path, address: str) -> int:
+    """Start the proxy in a session of its own, without any stream of whoever asked; give the exit code."""
+    ready, tell = os.pipe()
+    if os.fork() != 0:
+        os.close(tell)
+        return 0 if os.read(ready, len(READY)) == READY else 1
+    os.close(ready)
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    run(folder, address=address, ready=tell)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

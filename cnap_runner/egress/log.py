@@ -1,0 +1,36 @@
+"""What the proxy writes down: one JSON object per line, in a file that never grows beyond its share."""
+
+from __future__ import annotations
+
+import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+LOG_FILE = "proxy.log"
+LOG_BYTES = 2 << 20
+"""Size from which on a new file is begun; one old file is kept."""
+
+
+def open_log(folder: Path) -> structlog.stdlib.BoundLogger:
+    """Open the proxy's log. For the proxy's own process: it takes over the whole process's logging."""
+    handler = RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    return logger()
+
+
+def logger() -> structlog.stdlib.BoundLogger:
+    """Give the proxy's logger, whose lines go where the process's logging goes."""
+    wrapped = structlog.wrap_logger(
+        logging.getLogger(__name__),
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+    return cast("structlog.stdlib.BoundLogger", wrapped)

@@ -1,0 +1,156 @@
+"""The proxy's own process: one per install, detached from whoever started it, held by a lock that dies with it.
+
+It ends when it is asked to, when no instance has had rules for a while, and when its folder is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import structlog
+
+from cnap_runner.egress.log import open_log
+from cnap_runner.egress.proxy import Proxy
+from cnap_runner.egress.rulebook import Rulebook
+
+LIFE_FILE = "proxy.lock"
+"""Locked for as long as the proxy lives."""
+STATE_FILE = "proxy.json"
+WANTED_FILE = "wanted"
+"""Touched whenever a manager makes sure of the proxy."""
+LINGER = timedelta(minutes=10)
+"""Time without any instance's rules, and without a manager that wanted it, after which the proxy ends."""
+READY = b"ready"
+_LOOK_SECONDS = 1.0
+_OPEN_FILES = 4096
+_LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyState:
+    """Where the proxy of an install listens, and as which process."""
+
+    address: str
+    port: int
+    pid: int
+
+
+def read_state(folder: Path) -> ProxyState | None:
+    """Read what the last proxy wrote down; None where there is nothing readable."""
+    try:
+        return ProxyState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_alive(folder: Path) -> bool:
+    """Whether a proxy lives in this folder."""
+    try:
+        descriptor = os.open(folder / LIFE_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def run(folder: Path, *, address: str, ready: int) -> None:
+    """Be the proxy until it is time to end. ``ready``: a pipe that is told once it listens; closed without a word where it cannot."""
+    log = open_log(folder)
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_OPEN_FILES, hard), hard))
+    with _life(folder) as is_ours:
+        if is_ours:
+            try:
+                anyio.run(_serve, folder, address, ready, log)
+            except Exception:
+                log.exception("proxy_failed")
+                raise
+
+
+@contextlib.contextmanager
+def _life(folder: Path) -> Iterator[bool]:
+    """Hold the lock of the one proxy; False where another lives."""
+    descriptor = os.open(folder / LIFE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    for _ in range(_LOCK_TRIES):  # whoever asks `is_alive` has it for microseconds
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    return False
+
+
+async def _serve(folder: Path, address: str, ready: int, log: structlog.stdlib.BoundLogger) -> None:
+    proxy = Proxy(Rulebook(folder), host_address=address, log=log)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with await _listen(folder, address) as listener, anyio.create_task_group() as tasks:
+            port = int(listener.extra(anyio.abc.SocketAttribute.local_port))  # noqa: S610 - no database
+            _write_state(folder, ProxyState(address, port, os.getpid()))
+            tasks.start_soon(listener.serve, proxy.handle)
+            log.info("proxy_started", address=address, port=port, pid=os.getpid())
+            os.write(ready, READY)
+            os.close(ready)
+            tasks.start_soon(_end_on_signal, signals, tasks.cancel_scope)
+            await _keep_up(folder, proxy)
+            tasks.cancel_scope.cancel()
+    log.info("proxy_ended")
+
+
+async def _listen(folder: Path, address: str) -> anyio.abc.Listener[anyio.abc.SocketStream]:
+    """Listen where the proxy before did, because living instances were told its port; on another where that is taken."""
+    before = read_state(folder)
+    if before is not None and before.address == address:
+        with contextlib.suppress(OSError):
+            return await anyio.create_tcp_listener(local_host=address, local_port=before.port, reuse_port=False)
+    return await anyio.create_tcp_listener(local_host=address, local_port=0)
+
+
+async def _end_on_signal(signals: object, scope: anyio.CancelScope) -> None:
+    async for _ in signals:  # type: ignore[attr-defined]
+        scope.cancel()
+
+
+async def _keep_up(folder: Path, proxy: Proxy) -> None:
+    """Follow the rules; return when nobody needs the proxy any more."""
+    while (folder / LIFE_FILE).exists():
+        proxy.apply_changes()
+        if proxy.is_idle and time.time() - _wanted_at(folder) > LINGER.total_seconds():
+            return
+        await anyio.sleep(_LOOK_SECONDS)
+
+
+def _wanted_at(folder: Path) -> float:
+    try:
+        return (folder / WANTED_FILE).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _write_state(folder: Path, state: ProxyState) -> None:
+    draft = folder / f".{STATE_FILE}.new"
+    draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
+    draft.replace(folder / STATE_FILE)
