@@ -21,7 +21,7 @@ from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.literals import drop_literals, keep_spec
+from cnap_runner.runner.literals import drop_literals, keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.workspace import AgentFolders
@@ -97,7 +97,8 @@ class RunnerManager:
         for spec in specs:
             refuse_unbuilt(spec)
         known = {row.spec.agent_id: row.spec for row in await install.store.list_agents()}
-        plan = plan_of(known, specs, prune=prune)
+        stored = [take_literals(spec, key=install.key).spec for spec in specs]
+        plan = plan_of(known, stored, prune=prune)
         for agent in () if dry_run else plan.agents:
             if agent.action is Action.DELETE:
                 await self.delete_runner(agent.agent_id)

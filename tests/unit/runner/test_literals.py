@@ -178,6 +178,15 @@ async def test_a_replaced_literal_leaves_the_vault(manager: RunnerManager, vault
     assert vault.names() == ["MINE", shared.removeprefix("vault:")]
 
 
+async def test_a_declared_literal_that_is_kept_already_is_no_change(manager: RunnerManager) -> None:
+    """Applying a file twice finds nothing to do, and the difference shown holds no value."""
+    with pytest.warns(SecretWarning):
+        first = await manager.apply([spec_of(opencode=PROVIDER)])
+    again = await manager.apply([spec_of(opencode=PROVIDER)])
+    assert (first.has_changes, again.has_changes) == (True, False)
+    assert VALUE not in repr(first) + repr(again)
+
+
 async def test_deleting_an_agent_with_its_files_forgets_its_literals(manager: RunnerManager, vault: Vault) -> None:
     """They stay with the files, and end with them."""
     with pytest.warns(SecretWarning):
