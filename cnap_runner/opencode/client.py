@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import ssl
@@ -65,14 +66,16 @@ class OpenCodeClient:
 
     def __init__(self, base_url: str, password: str) -> None:
         self._base_url = base_url
+        # `trust_env`: a proxy of the manager's environment is not for its own containers.
+        self._transport = httpx.AsyncHTTPTransport(trust_env=False, verify=_verification(base_url))
         self._http = httpx.AsyncClient(
             base_url=base_url,
-            auth=httpx.BasicAuth(USER, password),
-            trust_env=False,  # a proxy of the manager's environment is not for its own containers
+            headers={"Authorization": _authorization(password)},
             follow_redirects=False,  # the password goes to this address alone
-            timeout=CALL_TIMEOUT.total_seconds(),
-            verify=_verification(base_url),
+            transport=self._transport,
         )
+        self._headers = list(self._http.headers.raw)
+        self._timeout = httpx.Timeout(CALL_TIMEOUT.total_seconds()).as_dict()
 
     async def __aenter__(self) -> Self:
         return self
@@ -188,11 +191,32 @@ class OpenCodeClient:
     async def _request(
         self, method: str, path: str, *, params: Mapping[str, int] | None = None, body: Mapping[str, Any] | None = None
     ) -> httpx.Response:
+        request = self._made(method, path, params=params, body=body)
         with _translated():
-            response = await self._http.request(method, path, params=params, json=body)
+            # Straight to the transport: what a client adds, such as cookies, redirects and proxies, we have no use for, and it
+            # takes as long as the rest of the request.
+            response = await self._transport.handle_async_request(request)
+            response.request = request
+            try:
+                await response.aread()
+            finally:
+                await response.aclose()
         if not response.is_success:
             _refuse(response)
         return response
+
+    def _made(
+        self, method: str, path: str, *, params: Mapping[str, int] | None, body: Mapping[str, Any] | None
+    ) -> httpx.Request:
+        query = "" if params is None else "?" + "&".join(f"{name}={value}" for name, value in params.items())
+        headers, content = self._headers, None
+        if body is not None:
+            headers = [*headers, (b"Content-Type", b"application/json")]
+            content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        extensions = {"timeout": self._timeout}
+        return httpx.Request(
+            method, self._base_url + path + query, headers=headers, content=content, extensions=extensions
+        )
 
 
 def check_version(version: str) -> None:
@@ -255,6 +279,10 @@ def _refuse(response: httpx.Response) -> NoReturn:
     if status == httpx.codes.NOT_FOUND and failure is not None and path.startswith("/session/"):
         raise SessionNotFound(f"OpenCode does not know the session{said}.")
     raise ServerRejected(f"OpenCode answered {response.request.method} {path} with {status}{said}.", status=status)
+
+
+def _authorization(password: str) -> str:
+    return "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode("ascii")
 
 
 def _quoted(session_id: str) -> str:

@@ -14,13 +14,14 @@ from datetime import timedelta
 
 import anyio
 
+from cnap_runner.aio.both import both
 from cnap_runner.errors import ServerError, ServerNotReady, ServerRejected, ServerUnreachable
 from cnap_runner.model.run import Outcome, RunError
 from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient
 from cnap_runner.opencode.events import MessageUpdated, OtherEvent, ServerEvent, SessionFailed, SessionStatus
 from cnap_runner.opencode.feed import Feed, FeedItem, Lost, Opened, SharedFeed
 from cnap_runner.opencode.narrator import Emit, Narrator
-from cnap_runner.opencode.verdict import Standing, TurnEnd, is_later, judge, turn_messages
+from cnap_runner.opencode.verdict import Standing, TurnEnd, ends_turn, is_later, judge, turn_messages
 from cnap_runner.opencode.wire import Prompt, ProviderFailure, SessionMessage
 
 __all__ = ["Turn", "TurnEnd", "TurnTiming", "prepare", "was_sent"]
@@ -60,6 +61,10 @@ async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta
     """
     pause = FIRST_LOOK
     with anyio.move_on_after(timeout.total_seconds()):
+        is_busy, last = await both(client.is_busy(session_id), client.messages(session_id, limit=1))
+        if not is_busy and all(ends_turn(message) for message in last):
+            return last[-1].id if last else None
+        # The message may have been read before the turn that ran there ended.
         while await client.is_busy(session_id):
             await anyio.sleep(pause)
             pause = min(pause * 2, LAST_LOOK)

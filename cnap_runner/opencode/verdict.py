@@ -57,6 +57,11 @@ def is_later(message_id: str, after_message_id: str | None) -> bool:
     return after_message_id is None or message_id > after_message_id
 
 
+def ends_turn(message: SessionMessage) -> bool:
+    """Whether nothing of the turn that a message belongs to comes after it."""
+    return message.role == "assistant" and _judge_last(message) is not _UNDECIDED
+
+
 def turn_messages(messages: Sequence[SessionMessage], after_message_id: str | None) -> list[SessionMessage]:
     """Select the messages of the turn that follows a message: all later ones, for nobody else writes to the session.
 

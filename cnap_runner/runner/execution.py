@@ -34,7 +34,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
-from cnap_runner.store.base import Wish
+from cnap_runner.store.base import TurnContext, Wish
 from cnap_runner.telemetry.logging import get_logger
 
 _log = get_logger(__name__)
@@ -72,16 +72,23 @@ class Execution:
         self._may_have_left = False
         """Whether the prompt may be on its way."""
 
-    async def run(self, request: RunRequest, files: tuple[FilePart, ...], *, deadline: float | None) -> RunResult:
+    async def run(
+        self,
+        request: RunRequest,
+        files: tuple[FilePart, ...],
+        *,
+        context: TurnContext | None,
+        deadline: float | None,
+    ) -> RunResult:
         """Wait, make ready, send, follow, store. Raises what goes wrong before the prompt is sent.
 
-        ``deadline`` is one of the event loop's clock. Whatever happens, the entry is ended when this returns or raises.
+        ``context`` came with the entry of a run whose turn was claimed at once. ``deadline`` is one of the event loop's clock. Whatever happens, the entry is ended when this returns or raises.
         """
         sendable: _Sendable | None = None
         try:
             await self._tell_state(RunState.QUEUED)
             with self._active.interruptible(deadline):
-                sendable = await self._make_ready(request, files)
+                sendable = await self._make_ready(request, files, context)
             sendable = self._still_wanted(sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
@@ -91,26 +98,32 @@ class Execution:
 
     # --- before the prompt is sent --------------------------------------------------------------------------------------
 
-    async def _make_ready(self, request: RunRequest, files: tuple[FilePart, ...]) -> _Sendable:
+    async def _make_ready(
+        self, request: RunRequest, files: tuple[FilePart, ...], context: TurnContext | None
+    ) -> _Sendable:
         active = self._active
         if active.run.state is RunState.QUEUED:
             await self._queue.wait_turn(active)
             active.run = replace(active.run, state=RunState.STARTING)
         await self._tell_state(RunState.STARTING)
         try:
-            return await self._find_session(request, files)
+            return await self._find_session(request, files, context)
         except ServerUnreachable:
             # It may have died a moment ago, and the watch has not told yet: look at it anew, once.
             await self._instances.distrust(active.run.agent_id)
             return await self._find_session(request, files)
 
-    async def _find_session(self, request: RunRequest, files: tuple[FilePart, ...]) -> _Sendable:
+    async def _find_session(
+        self, request: RunRequest, files: tuple[FilePart, ...], context: TurnContext | None = None
+    ) -> _Sendable:
         run = self._active.run
-        row, session_id = await self._install.store.turn_context(run.agent_id, run.task_id)
+        if context is None:
+            context = await self._install.store.turn_context(run.agent_id, run.task_id)
+        row = context.agent
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
-        session_id, after = await self._session(live, session_id, at_most=max_run_time)
+        session_id, after = await self._session(live, context.session_id, at_most=max_run_time)
         prompt = make_prompt(row.spec, request, files)
         return _Sendable(live, record, session_id, after, prompt, max_run_time)
 

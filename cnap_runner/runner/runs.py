@@ -10,7 +10,6 @@ from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
-from cnap_runner.opencode.wire import FilePart
 from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.callbacks import Audience
 from cnap_runner.runner.execution import Execution
@@ -19,7 +18,7 @@ from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import load_files
 from cnap_runner.runner.queue import TurnQueue
 from cnap_runner.runner.settlement import Settlement
-from cnap_runner.store.base import Admission, NewRun, Wish, WishKind
+from cnap_runner.store.base import Admission, Entry, NewRun, Wish, WishKind
 from cnap_runner.telemetry.logging import get_logger
 
 WISH_SECONDS = 1.0
@@ -51,11 +50,16 @@ class Runs:
             files = await load_files(request)
             while True:
                 async with self.active.entering.holding(agent_id):
-                    admission, run = await self._enter(agent_id, request)
-                    active = self.active.add(run) if admission is Admission.ENTERED else None
+                    entry = await self._enter(agent_id, request)
+                    active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
                 if active is not None:
-                    return await self._drive(active, request, files, audience=audience, deadline=deadline)
-                result = await self._attend(run, deadline=deadline)
+                    try:
+                        return await self._execution(active, audience).run(
+                            request, files, context=entry.context, deadline=deadline
+                        )
+                    finally:
+                        self.active.remove(active)
+                result = await self._attend(entry.run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
                     await audience.tell(RunEnded(result))
                     return result
@@ -103,7 +107,7 @@ class Runs:
                     for wish in await self._install.store.wishes_for(active.run):
                         active.interrupt(Interruption.ABORTED, f"somebody asked to {wish.kind} the agent")
 
-    async def _enter(self, agent_id: str, request: RunRequest) -> tuple[Admission, RunRecord]:
+    async def _enter(self, agent_id: str, request: RunRequest) -> Entry:
         new = NewRun(
             run_id=new_id("run"),
             agent_id=agent_id,
@@ -116,20 +120,8 @@ class Runs:
         )
         return await self._install.store.enter_run(new, must_be_alone=not request.wait, is_alive=self._install.is_alive)
 
-    async def _drive(
-        self,
-        active: ActiveRun,
-        request: RunRequest,
-        files: tuple[FilePart, ...],
-        *,
-        audience: Audience,
-        deadline: float | None,
-    ) -> RunResult:
-        try:
-            execution = Execution(self._install, self._instances, self.queue, active=active, audience=audience)
-            return await execution.run(request, files, deadline=deadline)
-        finally:
-            self.active.remove(active)
+    def _execution(self, active: ActiveRun, audience: Audience) -> Execution:
+        return Execution(self._install, self._instances, self.queue, active=active, audience=audience)
 
     async def _attend(self, run: RunRecord, *, deadline: float | None) -> RunResult:
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):

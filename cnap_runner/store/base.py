@@ -97,6 +97,25 @@ class Admission(StrEnum):
     """An entry with this key and fingerprint is there, finished or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class TurnContext:
+    """What a turn begins with."""
+
+    agent: AgentRow
+    session_id: str | None
+    """The OpenCode session of the task, if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The ledger's answer to a run that asked for its entry."""
+
+    admission: Admission
+    run: RunRecord
+    context: TurnContext | None = None
+    """Given where the turn was claimed together with the entry, as it was under the lease."""
+
+
 class Store(ABC):
     """What is known of an install. Used from one event loop; an async context is opened with `open`."""
 
@@ -210,12 +229,11 @@ class Store(ABC):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def enter_run(
-        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None
-    ) -> tuple[Admission, RunRecord]:
+    async def enter_run(self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None) -> Entry:
         """Enter a run at the end of its agent's queue, or find the entry of its key.
 
-        With ``is_alive``, an entered run's turn is claimed at once, as `claim_turn` does, where it can be: its state is starting then.
+        With ``is_alive``, an entered run's turn is claimed at once, as `claim_turn` does, where it can be: its state is starting then,
+        and what `turn_context` would say comes with it.
 
         With a key known for the agent: another fingerprint raises `IdempotencyConflict`; an entry that ended with the error code
         ``not_sent`` becomes the caller's, queued again at the end; any other is returned as attached. ``must_be_alone`` raises
@@ -285,8 +303,8 @@ class Store(ABC):
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def turn_context(self, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
-        """Return what a turn begins with: the agent's row and the task's session, if it has one. Raises `RunnerNotFound`."""
+    async def turn_context(self, agent_id: str, task_id: str) -> TurnContext:
+        """Return what a turn begins with. Raises `RunnerNotFound`."""
 
     @abstractmethod
     async def session_of(self, agent_id: str, task_id: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +13,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.instance import Limits
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, Lease, Wish, WishKind
@@ -19,6 +21,7 @@ from cnap_runner.store.base import AgentRow, Lease, Wish, WishKind
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _RESULT = TypeAdapter(RunResult)
+_LIMITS = TypeAdapter(Limits)
 
 Row = sa.Row[Any]
 
@@ -48,8 +51,9 @@ def spec_to_text(spec: AgentSpec) -> str:
         raise InvalidInput(f"agent {spec.agent_id}: its settings hold something JSON cannot ({error}).") from None
 
 
+@lru_cache(maxsize=128)
 def spec_from_text(text: str) -> AgentSpec:
-    """The spec that `spec_to_text` wrote."""
+    """The spec that `spec_to_text` wrote. The same for the same text: it is frozen, and each turn begins with reading it."""
     return AgentSpec.model_validate_json(text)
 
 
@@ -77,6 +81,8 @@ def runner_values(record: RunnerRecord) -> dict[str, Any]:
         "instance_id": record.instance_id,
         "handle": record.handle,
         "spec_hash": record.spec_hash,
+        "settings_hash": record.settings_hash,
+        "limits": None if record.limits is None else _LIMITS.dump_json(record.limits).decode(),
         "endpoint": record.endpoint,
         "started_at": None if record.started_at is None else to_micros(record.started_at),
         "changed_at": None if record.changed_at is None else to_micros(record.changed_at),
@@ -93,6 +99,8 @@ def runner_from_row(row: Row) -> RunnerRecord:
         instance_id=row.instance_id,
         handle=row.handle,
         spec_hash=row.spec_hash,
+        settings_hash=row.settings_hash,
+        limits=None if row.limits is None else _LIMITS.validate_json(row.limits),
         endpoint=row.endpoint,
         started_at=_moment(row.started_at),
         changed_at=_moment(row.changed_at),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The newest revision of ``migrations/versions``; a test pins that the two agree."""
 
 metadata = sa.MetaData()
@@ -45,6 +45,8 @@ agents = sa.Table(
     sa.Column("endpoint", sa.Text),
     sa.Column("started_at", sa.BigInteger),
     sa.Column("changed_at", sa.BigInteger),
+    sa.Column("settings_hash", sa.Text),
+    sa.Column("limits", sa.Text),
     sa.Index("agents_by_status", "status"),
 )
 """Agents, deleted ones too, each with its runner's record from ``status`` on."""

@@ -12,7 +12,7 @@ from typing_extensions import override
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
-from cnap_runner.store.base import Admission, AgentRow, IsAlive, Lease, NewRun, Store, Wish, WishKind
+from cnap_runner.store.base import AgentRow, Entry, IsAlive, Lease, NewRun, Store, TurnContext, Wish, WishKind
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
 from cnap_runner.store.transactions import agents, leases, ledger, managers, wishes
@@ -142,9 +142,7 @@ class SqlStore(Store):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @override
-    async def enter_run(
-        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None
-    ) -> tuple[Admission, RunRecord]:
+    async def enter_run(self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None) -> Entry:
         return await self._database.write_relaxed(
             ledger.enter_and_claim, new, must_be_alone=must_be_alone, is_alive=is_alive
         )
@@ -205,7 +203,7 @@ class SqlStore(Store):
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     @override
-    async def turn_context(self, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
+    async def turn_context(self, agent_id: str, task_id: str) -> TurnContext:
         return await self._database.read(agents.turn_context, agent_id, task_id)
 
     @override

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from cnap_runner.errors import InstanceExited, LeaseLost, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
-from cnap_runner.store.base import AgentRow
+from cnap_runner.store.base import AgentRow, TurnContext
 from cnap_runner.store.codec import agent_from_row, runner_from_row, runner_values, spec_to_text, to_micros
 from cnap_runner.store.schema import agent_uses, agents, sessions, wishes
 from cnap_runner.store.transactions import leases
@@ -158,9 +158,9 @@ _TASK = sa.and_(sessions.c.agent_id == sa.bindparam("of_agent"), sessions.c.task
 _SESSION = sa.select(sessions.c.session_id).where(_TASK)
 
 
-def turn_context(tx: sa.Connection, agent_id: str, task_id: str) -> tuple[AgentRow, str | None]:
+def turn_context(tx: sa.Connection, agent_id: str, task_id: str) -> TurnContext:
     """A known agent, and the session of one of its tasks."""
-    return get(tx, agent_id), session_of(tx, agent_id, task_id)
+    return TurnContext(get(tx, agent_id), session_of(tx, agent_id, task_id))
 
 
 def session_of(tx: sa.Connection, agent_id: str, task_id: str) -> str | None:

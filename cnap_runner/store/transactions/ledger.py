@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from cnap_runner.errors import LeaseLost, RunNotFound
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
-from cnap_runner.store.base import Admission, IsAlive, Lease, NewRun, Wish
+from cnap_runner.store.base import Admission, Entry, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
 from cnap_runner.store.transactions import admission, agents, leases, wishes
@@ -99,18 +99,17 @@ _END = (
 )
 
 
-def enter_and_claim(
-    tx: sa.Connection, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None
-) -> tuple[Admission, RunRecord]:
-    """Enter a run, and with ``is_alive`` claim its turn in the same transaction where it can be."""
+def enter_and_claim(tx: sa.Connection, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None) -> Entry:
+    """Enter a run, and with ``is_alive`` claim its turn in the same transaction where it can be, and read what it begins with."""
     outcome, run = admission.enter(tx, new, must_be_alone=must_be_alone)
     if (
         outcome is Admission.ENTERED
         and is_alive is not None
         and claim_turn(tx, run, at=new.created_at, is_alive=is_alive)
     ):
-        run = replace(run, state=RunState.STARTING)
-    return outcome, run
+        context = agents.turn_context(tx, run.agent_id, run.task_id)
+        return Entry(outcome, replace(run, state=RunState.STARTING), context)
+    return Entry(outcome, run)
 
 
 def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:

@@ -244,7 +244,7 @@ async def enter(
         run_id=new_id("run"), agent_id="alice", task_id="main", owner=DEAD, fingerprint="f", idempotency_key=None,
         model=None, created_at=at,
     )  # fmt: skip
-    _, run = await store.enter_run(new, must_be_alone=False)
+    run = (await store.enter_run(new, must_be_alone=False)).run
     if state is RunState.QUEUED:
         return run
     assert await store.claim_turn(run, at=at, is_alive=lambda _: True)

@@ -73,7 +73,7 @@ def enter(store: SqlStore) -> Callable[..., Awaitable[RunRecord]]:
         run_id: str, *, agent_id: str = "alice", owner: str = "m1", task_id: str = "main", key: str | None = None
     ) -> RunRecord:
         new = NewRun(run_id, agent_id, task_id, owner, "print", key, None, START)
-        return (await store.enter_run(new, must_be_alone=False))[1]
+        return (await store.enter_run(new, must_be_alone=False)).run
 
     return enter
 

@@ -56,8 +56,8 @@ class Manager:
 
     async def enter(self, agent_id: str, run_id: str, key: str | None) -> list[str]:
         new = NewRun(run_id, agent_id, "main", self.manager_id, "print", key, None, now())
-        admission, run = await self.store.enter_run(new, must_be_alone=False)
-        return [admission, run.run_id]
+        entry = await self.store.enter_run(new, must_be_alone=False)
+        return [entry.admission, entry.run.run_id]
 
     async def lease(self, agent_id: str) -> bool:
         return await self.store.acquire_lease(agent_id, self.manager_id, "stop", at=now(), is_alive=self.is_alive)

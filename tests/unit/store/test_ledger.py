@@ -19,7 +19,7 @@ from cnap_runner.errors import (
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.store.base import Admission, NewRun, Wish, WishKind
+from cnap_runner.store.base import Admission, Entry, NewRun, TurnContext, Wish, WishKind
 from cnap_runner.store.sql import SqlStore
 
 IsAlive = Callable[[str], bool]
@@ -64,7 +64,8 @@ async def test_who_will_not_wait_is_refused_while_there_is_an_unfinished_run(
         await store.enter_run(new_run(now), must_be_alone=True)
     assert await store.queue_of("alice") == [first]
     await store.finish_run(first, ending(first), runner=None, at=now)
-    admission, run = await store.enter_run(new_run(now), must_be_alone=True)
+    entry = await store.enter_run(new_run(now), must_be_alone=True)
+    admission, run = entry.admission, entry.run
     assert (admission, run.run_id) == (Admission.ENTERED, "r2")
 
 
@@ -73,11 +74,10 @@ async def test_a_key_attaches_to_its_entry_finished_or_not(
 ) -> None:
     """The same key with the same request finds the entry, must_be_alone or not; another agent's key is another key."""
     first = await enter("r1", key="key")
-    assert await store.enter_run(new_run(now), must_be_alone=True) == (Admission.ATTACHED, first)
+    assert await store.enter_run(new_run(now), must_be_alone=True) == Entry(Admission.ATTACHED, first)
     ended = await store.finish_run(first, ending(first), runner=None, at=now)
-    assert await store.enter_run(new_run(now), must_be_alone=False) == (Admission.ATTACHED, ended)
-    admission, _ = await store.enter_run(new_run(now, agent_id="bob"), must_be_alone=False)
-    assert admission is Admission.ENTERED
+    assert await store.enter_run(new_run(now), must_be_alone=False) == Entry(Admission.ATTACHED, ended)
+    assert (await store.enter_run(new_run(now, agent_id="bob"), must_be_alone=False)).admission is Admission.ENTERED
 
 
 async def test_a_key_with_another_request_is_a_conflict(store: SqlStore, enter: Enter, now: datetime) -> None:
@@ -93,7 +93,7 @@ async def test_a_failed_run_is_not_sent_again_under_its_key(
     """Only not_sent lets a key be used once more."""
     first = await enter("r1", key="key")
     ended = await store.finish_run(first, ending(first, "provider_error"), runner=None, at=now)
-    assert await store.enter_run(new_run(now), must_be_alone=False) == (Admission.ATTACHED, ended)
+    assert await store.enter_run(new_run(now), must_be_alone=False) == Entry(Admission.ATTACHED, ended)
 
 
 async def test_a_run_that_was_not_sent_is_queued_again_under_its_key(
@@ -103,7 +103,8 @@ async def test_a_run_that_was_not_sent_is_queued_again_under_its_key(
     first = await enter("r1", key="key")
     other = await enter("other")
     await store.finish_run(first, ending(first, "not_sent"), runner=None, at=now)
-    admission, run = await store.enter_run(new_run(now + LATER), must_be_alone=False)
+    entry = await store.enter_run(new_run(now + LATER), must_be_alone=False)
+    admission, run = entry.admission, entry.run
     assert admission is Admission.ENTERED
     assert run == RunRecord(
         run_id="r1",
@@ -467,3 +468,24 @@ async def test_wishes_that_mean_nobody_any_more_do_not_pile_up(
     latest = await store.add_wish("alice", WishKind.STOP, task_id=None, at=now)
     assert await store.wishes_for(ended) == [latest]
     assert await store.wishes_for(waiting) == [valid, latest]
+
+
+# --- a turn claimed together with its entry ---------------------------------------------------------------------------
+
+
+async def test_a_turn_claimed_at_its_entry_comes_with_what_it_begins_with(
+    store: SqlStore, now: datetime, is_alive: IsAlive
+) -> None:
+    """At the head, with the lease free, one call enters, claims and reads the context; behind another one it only enters."""
+    await store.set_session("alice", "main", "ses_1")
+    first = await store.enter_run(new_run(now, idempotency_key=None), must_be_alone=False, is_alive=is_alive)
+    assert first.run.state is RunState.STARTING
+    assert (
+        first.context
+        == await store.turn_context("alice", "main")
+        == TurnContext(await store.get_agent("alice"), "ses_1")
+    )
+    second = await store.enter_run(
+        new_run(now, run_id="r3", idempotency_key=None), must_be_alone=False, is_alive=is_alive
+    )
+    assert (second.run.state, second.context) == (RunState.QUEUED, None)

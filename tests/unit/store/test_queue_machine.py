@@ -71,7 +71,8 @@ class Managers(RuleBasedStateMachine):
     def enter(self, agent_id: str, who: int, key: str | None) -> None:
         run_id = f"r{len(self.runs)}"
         new = NewRun(run_id, agent_id, "main", self._living(who), "print", key, None, NOW)
-        admission, run = self.loop.run(self.store.enter_run(new, must_be_alone=False))
+        entry = self.loop.run(self.store.enter_run(new, must_be_alone=False))
+        admission, run = entry.admission, entry.run
         if admission is Admission.ENTERED:
             assert all(run.place > other.place for other in self.runs.values()), "it is at the end of the queue"
             self.runs[run.run_id] = run
