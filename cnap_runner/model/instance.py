@@ -280,6 +280,8 @@ class Capabilities:
     """Has `Network.CLOSED`."""
     has_runtimes: bool
     """Knows OCI runtimes by name."""
+    grants_hardware: bool
+    """Applies `Hardware`."""
     survives_manager: bool
     """Instances go on when the manager ends."""
 

@@ -63,6 +63,7 @@ _CAPABILITIES = Capabilities(
     can_pause=True,
     closes_network=True,
     has_runtimes=True,
+    grants_hardware=True,
     survives_manager=True,
 )
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from docker import APIClient
 
 from cnap_runner.backends.base import Backend, OnAddress
@@ -19,6 +20,7 @@ from cnap_runner.backends.docker.address import engine_address
 from cnap_runner.backends.docker.delivery import deliver
 from cnap_runner.backends.docker.engine import ANSWER_SECONDS, Engine
 from cnap_runner.backends.docker.facts import AGENT_ID, EngineFacts, engine_facts
+from cnap_runner.backends.docker.hardware import hardware_options
 from cnap_runner.backends.docker.launch import start_with_input
 from cnap_runner.backends.docker.networks import InstallNetworks
 from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name, limit_options
@@ -63,6 +65,7 @@ _CAPABILITIES = Capabilities(
     can_pause=True,
     closes_network=True,
     has_runtimes=True,
+    grants_hardware=True,
     survives_manager=True,
 )
 
@@ -119,11 +122,15 @@ class DockerBackend(Backend):
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create a container; one of the same instance that is there is returned instead."""
         facts = await self._known_facts()
+        if spec.network is Network.CLOSED and facts.why_not_closed is not None:
+            raise InvalidInput(f"Agent {spec.agent_id} cannot have a closed network: {facts.why_not_closed}")
+        hardware = await anyio.to_thread.run_sync(hardware_options, spec, facts, self._address)
         config = container_config(
             spec,
             limits=facts.fit(spec.limits),
             network=await self._networks.of(spec.install_id, spec.network),
             user=facts.user(uid=os.geteuid(), gid=os.getegid()),
+            hardware=hardware,
         )
         with translated(f"Creating an instance of {spec.agent_id} failed", otherwise=InstanceStartFailed):
             try:
@@ -159,7 +166,8 @@ class DockerBackend(Backend):
     async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
         """Run a command in the container that takes the archive by standard input."""
         with translated(f"Handing new secrets to {ref.instance_id} failed"):
-            await deliver(self._engine, ref.handle, secrets)
+            container = await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle))
+            await deliver(self._engine, container, secrets)
 
     async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:
         """Change the container's limits. A kernel that was told less memory than is in use would end something instead."""

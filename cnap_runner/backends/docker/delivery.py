@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import anyio
 
 from cnap_runner.backends.docker.engine import Engine
-from cnap_runner.backends.docker.options import LAYOUT
+from cnap_runner.backends.docker.options import KIT_FOLDER, LAYOUT
 from cnap_runner.backends.docker.output import run_with_input
 from cnap_runner.errors import BackendError, InvalidInput
 
@@ -39,17 +40,20 @@ done
 """
 
 
-async def deliver(engine: Engine, container_id: str, secrets: bytes, *, tools: str | None = None) -> None:
-    """Replace the files in a container's memory. ``tools`` is the path inside of a busybox; None: the image has a shell and its tools.
+async def deliver(engine: Engine, container: Mapping[str, Any], secrets: bytes) -> None:
+    """Replace the files in a container's memory; ``container`` is what the engine says of it.
 
     Raises `EngineRefusal`, `InvalidInput` for what is no archive of plain files, and `BackendError` where the command fails.
     """
     check_archive(secrets)
-    shell: Sequence[str] = [tools, "sh"] if tools else ["sh"]
-    argv = [*shell, "-c", _SCRIPT, LAYOUT.secrets, str(len(secrets)), tools or ""]
+    # An image that is not ours may have no shell and no tools.
+    has_kit = any(mount["Destination"].startswith(KIT_FOLDER) for mount in container.get("Mounts") or ())
+    tools = f"{KIT_FOLDER}/busybox" if has_kit else ""
+    shell: Sequence[str] = [tools, "sh"] if has_kit else ["sh"]
+    argv = [*shell, "-c", _SCRIPT, LAYOUT.secrets, str(len(secrets)), tools]
     try:
         with anyio.fail_after(TIMEOUT.total_seconds()):
-            done = await run_with_input(engine, container_id, argv, content=secrets)
+            done = await run_with_input(engine, container["Id"], argv, content=secrets)
     except TimeoutError as error:
         raise BackendError(f"The instance did not take its secrets within {TIMEOUT.total_seconds():.0f} s.") from error
     if done.exit_code != 0:

@@ -32,6 +32,13 @@ class EngineFacts:
     why_not_closed: str | None
     """Why instances on an internal network could not be reached from here; None: they can."""
     runtimes: tuple[str, ...]
+    """OCI runtimes by the engine's names for them."""
+    offers_gpus: bool
+    """It says that it has some. One with NVIDIA's toolkit only beside it does not say so."""
+    storage_driver: str
+    backing_filesystem: str
+    root_dir: str
+    """Where it keeps its containers, on its own machine."""
     details: Mapping[str, str]
 
     def problems(self, address: EngineAddress) -> tuple[str, ...]:
@@ -95,6 +102,10 @@ def engine_facts(info: Mapping[str, Any], *, api_version: str) -> EngineFacts:
         is_rootless="name=rootless" in options,
         why_not_closed=_why_not_closed(info, is_rootless="name=rootless" in options),
         runtimes=tuple(sorted(info.get("Runtimes") or ())),
+        offers_gpus="nvidia" in (info.get("Runtimes") or ()) or bool(info.get("DiscoveredDevices")),
+        storage_driver=str(info.get("Driver", "")),
+        backing_filesystem=str(dict(info.get("DriverStatus") or ()).get("Backing Filesystem", "")),
+        root_dir=str(info.get("DockerRootDir", "")),
         is_user_remapped="name=userns" in options,
         missing_limits=tuple(name for field, name in _LIMITS.items() if info.get(field) is False),
         warnings=_warnings(info),
@@ -123,6 +134,10 @@ def _why_not_closed(info: Mapping[str, Any], *, is_rootless: bool) -> str | None
 
 def _warnings(info: Mapping[str, Any]) -> tuple[str, ...]:
     found = []
+    if (options := info.get("SecurityOptions")) is not None and not any("name=seccomp" in text for text in options):
+        found.append(
+            "The engine filters no system calls (seccomp), so agents may make all of them; use a kernel and an engine with it."
+        )
     if info.get("SwapLimit") is False:
         found.append(
             "The engine keeps no swap limit, so an agent may use swap beyond its memory; boot with swapaccount=1."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cnap_runner.backends.docker.kit import bring_kit
@@ -22,6 +23,10 @@ _TARGETS = {
     VolumeRole.HOME: LAYOUT.home,
     VolumeRole.SETTINGS: LAYOUT.settings,
 }
+KIT_FOLDER = "/usr/local/lib/cnap"
+"""Where a kit is seen inside an image that is not ours; its ``busybox`` is all the tools that are needed here."""
+
+_OOM_SCORE = 500
 _TMP_SHARE = 4
 """What is written to /tmp counts as the agent's memory; at most one part in so many of its limit."""
 
@@ -32,9 +37,19 @@ def container_name(spec: InstanceSpec) -> str:
 
 
 def container_config(
-    spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, user: tuple[int, int]
+    spec: InstanceSpec,
+    *,
+    limits: Limits,
+    network: NetworkFacts,
+    user: tuple[int, int],
+    hardware: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Decide all create options. ``limits`` are those of the spec as far as the host has them."""
+    """Decide all create options.
+
+    ``limits`` are those of the spec as far as the host has them, ``hardware`` is the part of ``HostConfig`` that
+    `hardware_options` gave. What is not said here is the engine's default, on purpose: its seccomp profile, its masked and
+    read-only paths of ``/proc``, its namespaces of processes, mounts and host name.
+    """
     config = {
         "Image": spec.image,
         "User": f"{user[0]}:{user[1]}",
@@ -48,7 +63,7 @@ def container_config(
         "AttachStdin": True,
         # The manager asks for readiness itself; a probe in each container would burn CPU while the agent is idle.
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(spec, limits=limits, network=network, user=user),
+        "HostConfig": {**_host_config(spec, limits=limits, network=network, user=user), **hardware},
     }
     return config if spec.kit is None else bring_kit(config, spec.kit, memory_bytes=limits.memory_bytes, user=user)
 
@@ -66,10 +81,16 @@ def limit_options(limits: Limits) -> dict[str, int]:
 def _host_config(spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, user: tuple[int, int]) -> dict[str, Any]:
     return {
         "Init": True,
+        "Privileged": False,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": True,
+        # An engine may be set up to share these by default; shared memory and the host's cgroups are nobody else's business.
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
         **limit_options(limits),
+        # When the whole host runs out of memory, an agent goes before its manager and the engine.
+        "OomScoreAdj": _OOM_SCORE,
         "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
         "Tmpfs": _tmpfs(limits, user=user),
         "Mounts": [_mount(volume) for volume in spec.volumes],
@@ -80,9 +101,9 @@ def _host_config(spec: InstanceSpec, *, limits: Limits, network: NetworkFacts, u
 
 def _network_options(network: NetworkFacts) -> dict[str, Any]:
     if network.is_internal:
-        # The engine's own resolver would ask the host's, from the host: names would be a way out. It is told to ask where
-        # nobody answers; the proxy resolves names itself.
-        return {"NetworkMode": network.id, "Dns": [network.gateway]}
+        # The engine resolves names for its containers, and would ask the host's resolver from the host: a way out (moby
+        # CVE-2024-29018). It is told to ask inside of the container, where nobody answers; the proxy resolves names itself.
+        return {"NetworkMode": network.id, "Dns": ["127.0.0.1"]}
     return {
         "NetworkMode": network.id,
         # Without a host port the engine allocates one, anew at each start (FAILURES row 1).

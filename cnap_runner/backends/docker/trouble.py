@@ -51,6 +51,8 @@ _BY_WORDS: tuple[tuple[str, type[RunnerError], str | None], ...] = (
     ("no such exec instance", InstanceExited, None),
     ("is not running", InstanceExited, None),
     ("is paused", ConflictError, "Resume it first."),
+    ("could not select device driver", InvalidInput, "The engine has no GPUs to give; leave resources.gpus out."),
+    ("unknown or invalid runtime name", InvalidInput, None),
     ("minimum memory limit", InvalidInput, None),
 )
 _PORT_WORDS = ("port is already allocated", "address already in use", "all ports are allocated")

@@ -60,6 +60,7 @@ CAPABILITIES = Capabilities(
     can_pause=True,
     closes_network=False,
     has_runtimes=False,
+    grants_hardware=False,
     survives_manager=True,
 )
 _PORT_POLL_SECONDS = 0.02

@@ -25,7 +25,7 @@ OPEN = NetworkFacts(id="net", interface="br-net", gateway="172.18.0.1", subnet="
 
 
 def config(spec: InstanceSpec = SPEC) -> dict[str, Any]:
-    return container_config(spec, limits=spec.limits, network=OPEN, user=(1000, 1001))
+    return container_config(spec, limits=spec.limits, network=OPEN, user=(1000, 1001), hardware={})
 
 
 def test_an_agent_is_confined() -> None:
