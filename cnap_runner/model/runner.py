@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Self
 
 from cnap_runner.errors import InvalidTransition
-from cnap_runner.model.instance import InstanceRef
+from cnap_runner.model.instance import InstanceRef, Limits
 
 
 class RunnerStatus(StrEnum):
@@ -69,6 +69,11 @@ class RunnerRecord:
     handle: str | None = None
     """The backend's name for the instance; None until it is created."""
     spec_hash: str | None = None
+    """Of what only a new instance can change."""
+    settings_hash: str | None = None
+    """Of the settings that its server has taken up; None: not known, or a change is under way."""
+    limits: Limits | None = None
+    """Those that the instance has; None: not known."""
     endpoint: str | None = None
     started_at: datetime | None = None
     changed_at: datetime | None = None
@@ -91,6 +96,8 @@ class RunnerRecord:
             generation=self.generation + 1,
             instance_id=instance_id,
             spec_hash=spec_hash,
+            settings_hash=None,
+            limits=None,
             handle=None,
             endpoint=None,
             started_at=None,
@@ -107,6 +114,10 @@ class RunnerRecord:
     def became_ready(self, *, endpoint: str, at: datetime) -> Self:
         """Its server answered with data."""
         return replace(self._to(RunnerStatus.READY, at, None), endpoint=endpoint, started_at=at)
+
+    def settled(self, *, settings_hash: str | None, limits: Limits | None) -> Self:
+        """The instance has these settings and limits; None: it is not known which."""
+        return replace(self, settings_hash=settings_hash, limits=limits)
 
     def turn_began(self, *, at: datetime) -> Self:
         """A turn is under way."""
@@ -130,4 +141,5 @@ class RunnerRecord:
 
     def removed(self) -> Self:
         """The instance's remains are gone from the backend."""
-        return replace(self, instance_id=None, handle=None, endpoint=None, spec_hash=None)
+        gone = replace(self, instance_id=None, handle=None, endpoint=None, spec_hash=None)
+        return gone.settled(settings_hash=None, limits=None)

@@ -54,6 +54,8 @@ async def test_a_database_of_each_version_opens_migrates_and_reads(golden: Path,
     assert alice.spec.life.max_run_time == timedelta(minutes=5)
     assert alice.spec.opencode == {"provider": {"fake": {"npm": "@ai-sdk/openai-compatible"}}}
     assert (alice.runner.status, alice.runner.instance_id) == (RunnerStatus.READY, "i1")
+    is_known = golden.stem >= "0002"
+    assert (alice.runner.settings_hash, alice.runner.limits is not None) == ("s" if is_known else None, is_known)
     queued, ended = await store.list_runs("alice")
     assert (queued.state, ended.state) == (RunState.QUEUED, RunState.ENDED)
     assert ended.result is not None
