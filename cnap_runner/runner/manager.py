@@ -20,6 +20,7 @@ from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
+from cnap_runner.runner.hardware import refuse_unable
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.literals import drop_literals, keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
@@ -76,6 +77,7 @@ class RunnerManager:
         """
         parts = self._usable()
         refuse_unbuilt(spec)
+        refuse_unable(spec, parts.install.settings, parts.install.backend.capabilities)
         row = await keep_spec(parts.install, spec)
         await anyio.to_thread.run_sync(AgentFolders(parts.install.settings.data_dir, spec.agent_id).make, None)
         return Runner(self._usable, row)
@@ -96,6 +98,7 @@ class RunnerManager:
         wanted = {spec.agent_id: spec for spec in specs}
         for spec in specs:
             refuse_unbuilt(spec)
+            refuse_unable(spec, install.settings, install.backend.capabilities)
         known = {row.spec.agent_id: row.spec for row in await install.store.list_agents()}
         stored = [take_literals(spec, key=install.key).spec for spec in specs]
         plan = plan_of(known, stored, prune=prune)
