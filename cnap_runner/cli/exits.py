@@ -33,6 +33,7 @@ class ExitCode(IntEnum):
     TIMED_OUT = 6
     UNKNOWN = 7
     ABORTED = 8
+    DIFFERENT = 9
     HUNG_UP = 129
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -49,6 +50,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.TIMED_OUT: "the run's time was over",
     ExitCode.UNKNOWN: "how the run ended cannot be known any more",
     ExitCode.ABORTED: "the run was ended by somebody else: abort, stop, rm",
+    ExitCode.DIFFERENT: "`apply --dry-run` found something to do",
     ExitCode.HUNG_UP: "ended by SIGHUP (the terminal was closed), cleanly",
     ExitCode.INTERRUPTED: "ended by Ctrl-C, cleanly",
     ExitCode.BROKEN_PIPE: "whoever read the output went away",

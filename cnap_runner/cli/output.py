@@ -37,6 +37,11 @@ def note(text: str, *, style: str = "") -> None:
     stderr().print(Text(printable(text), style=style))
 
 
+def print_line(text: str, *, style: str = "") -> None:
+    """Print one line of a result, never wrapped."""
+    stdout().print(Text(printable(text), style=style), soft_wrap=True)
+
+
 def write(text: str) -> None:
     """Write text to standard output at once, as it is; safe for a terminal where that is one."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
@@ -69,6 +74,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     return str(value) if isinstance(value, Path) else value
+
+
+def redacted_data(value: Any) -> Any:
+    """Turn our values into what JSON knows, without what looks like a secret."""
+    from cnap_runner.telemetry.redaction import Redactor
+
+    return Redactor().redact_data(plain(value))
 
 
 def brief(text: str, width: int) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.durations import duration_text
-from cnap_runner.telemetry.redaction import Redactor
+from cnap_runner.secrets.base import is_reference
+from cnap_runner.telemetry.redaction import REPLACEMENT, Redactor
 
 
 class Action(StrEnum):
@@ -146,10 +147,11 @@ def _plain(value: Any) -> Any:
 
 
 def _redacted(field: FieldChange, redactor: Redactor) -> FieldChange:
-    if field.path.startswith("secrets."):
-        # Says where a secret comes from; a literal was taken out before.
-        return replace(field, old=redactor.redact_data(field.old), new=redactor.redact_data(field.new))
-    name = field.path.rpartition(".")[2]
-    return replace(
-        field, old=redactor.redact_data({name: field.old})[name], new=redactor.redact_data({name: field.new})[name]
-    )
+    def shown(value: Any) -> Any:
+        if field.path.startswith("secrets."):
+            # Where a secret comes from is for the reader, and nothing else that may stand there.
+            return value if value is None or is_reference(value) else REPLACEMENT
+        name = field.path.rpartition(".")[2]
+        return redactor.redact_data({name: value})[name]
+
+    return replace(field, old=shown(field.old), new=shown(field.new))
