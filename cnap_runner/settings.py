@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
+import ssl
 from datetime import timedelta
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import MIN_MEMORY_MB
 from cnap_runner.model.durations import Duration
 from cnap_runner.model.edge import describe
+from cnap_runner.model.proxy import check_proxy, is_loopback
 
 CONFIG_VARIABLE = "CNAP_RUNNER_CONFIG"
 """Names the TOML file; ``cnap-runner.toml`` in the current folder when it is not set."""
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+_LOCALE = re.compile(r"[A-Za-z0-9_.@-]+")
+_AUTHOR = re.compile(r"[^\x00-\x1f\x7f<>]+")
 
 
 class Settings(BaseSettings):
@@ -109,6 +117,44 @@ class Settings(BaseSettings):
         except TOMLDecodeError as error:
             raise InvalidInput(f"{_toml_file()} is not TOML: {error}.", hint="Correct it.") from None
 
+    @field_validator("http_proxy", "https_proxy")
+    @classmethod
+    def _proxy_is_url(cls, value: str | None) -> str | None:
+        return value if value is None else check_proxy(value)
+
+    @field_validator("ca_file")
+    @classmethod
+    def _ca_file_holds_certificates(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        read_certificates(path)
+        return path
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_is_known(cls, value: str | None) -> str | None:
+        # A host without the zones' files knows none, not even this one, and cannot tell.
+        if value is not None and not _is_timezone(value) and _is_timezone("Europe/London"):
+            raise InvalidInput("there is no such time zone; name one as Europe/Berlin, or UTC.")
+        return value
+
+    @field_validator("locale", "git_name", "git_email")
+    @classmethod
+    def _is_one_word_or_line(cls, value: str, info: ValidationInfo) -> str:
+        if not (_LOCALE if info.field_name == "locale" else _AUTHOR).fullmatch(value):
+            raise InvalidInput("that has signs that do not belong there, or nothing.")
+        return value
+
+    @model_validator(mode="after")
+    def _proxy_is_reachable(self) -> Self:
+        if self.backend == "docker" and any(is_loopback(url) for url in (self.http_proxy, self.https_proxy) if url):
+            raise InvalidInput(
+                "a proxy on this machine's loopback interface is not reachable from a container: "
+                "let it listen on the engine's bridge too, and name it as host.docker.internal."
+            )
+        return self
+
     @field_validator("data_dir")
     @classmethod
     def _data_dir_is_absolute(cls, value: Path) -> Path:
@@ -128,6 +174,33 @@ class Settings(BaseSettings):
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise InvalidInput(f"{CONFIG_VARIABLE} names {path}, which is no file.", hint="Correct or unset it.")
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+
+def read_certificates(path: Path) -> tuple[str, ...]:
+    """Read the certificates of a PEM file, each with its two frame lines and a line end; whatever else is in the file stays there.
+
+    Blocks. Raises `InvalidInput` where it cannot be read, or holds none, a damaged one, or a private key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from error
+    if "PRIVATE KEY-----" in text:
+        raise InvalidInput(f"{path} holds a private key; name a file of certificates alone.")
+    found = tuple(f"{match[0]}\n" for match in _CERTIFICATE.finditer(text))
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata="".join(found))
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidInput(f"{path} holds no certificates in PEM form that can be used.") from error
+    return found
+
+
+def _is_timezone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
 def _toml_file() -> Path:

@@ -8,7 +8,6 @@ from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import anyio.to_thread
 import docker
@@ -21,6 +20,7 @@ from cnap_runner.image.cache import cache_dir, locked
 from cnap_runner.image.context import INPUTS_LABEL, OPENCODE_LABEL, BuildInputs
 from cnap_runner.image.engine import connected, find_image, followed
 from cnap_runner.image.packages import NPM, OPENCODE, Package, Progress, host_platform, silent
+from cnap_runner.model.proxy import is_loopback
 
 _DEFAULT_BASE = "default"
 _LOG_LINES = 20
@@ -172,12 +172,7 @@ def _proxies() -> dict[str, str]:
     One on the loopback interface is ours alone: inside the build that address is the build's own.
     """
     found = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES}
-    return {name: value for name, value in found.items() if value and not _is_loopback(value)}
-
-
-def _is_loopback(proxy: str) -> bool:
-    host = urlsplit(proxy if "://" in proxy else f"//{proxy}").hostname or ""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    return {name: value for name, value in found.items() if value and not is_loopback(value)}
 
 
 def _image_version(tag: str) -> str:

@@ -2,11 +2,12 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cnap_runner.errors import InvalidInput
-from cnap_runner.settings import Settings
+from cnap_runner.settings import Settings, read_certificates
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +63,37 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "cnap-runner.toml").write_text("max_containers = = 3\n")
     with pytest.raises(InvalidInput, match=r"cnap-runner\.toml is not TOML: .*line 1"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"http_proxy": "proxy:3128"},
+        {"https_proxy": "http://127.0.0.1:3128"},
+        {"timezone": "Mars/Olympus"},
+        {"locale": "de DE"},
+        {"git_name": "two\nlines"},
+        {"git_email": "<a@b>"},
+        {"ca_file": "no-such-file.pem"},
+    ],
+)
+def test_surroundings_that_cannot_work_are_refused(fields: dict[str, str]) -> None:
+    """Before any agent meets them."""
+    with pytest.raises(InvalidInput):
+        Settings(**fields)
+
+
+def test_a_proxy_on_loopback_will_do_without_containers() -> None:
+    """The process backend's agents see the machine's own loopback interface."""
+    assert Settings(backend="process", http_proxy="http://127.0.0.1:3128").http_proxy == "http://127.0.0.1:3128"
+
+
+def test_a_file_of_authorities_holds_certificates_and_no_key(tmp_path: Path, authority: Any) -> None:
+    """The file reaches every agent; words around the certificates do not."""
+    noted = tmp_path / "noted.pem"
+    noted.write_text(f"# Our root\n{authority.ca_file.read_text()}")
+    assert read_certificates(noted) == (authority.ca_file.read_text(),)
+    for path in (authority.chain, tmp_path / "empty.pem"):
+        path.touch()
+        with pytest.raises(InvalidInput, match=r"private key|no certificates"):
+            Settings(ca_file=path)
