@@ -1,6 +1,9 @@
-"""Asking before something is lost."""
+"""Asking people: before something is lost, and for what must not be seen."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -15,8 +18,21 @@ def confirm(question: str, *, is_sure: bool) -> None:
         return
     if not is_interactive():
         raise InvalidInput("This needs a yes, and there is no terminal to ask on.", hint="Give --yes if you mean it.")
-    try:
+    with _interruptible():
         typer.confirm(question, abort=True, err=True)
+
+
+def ask_hidden(question: str) -> str:
+    """Ask twice for what must not be seen. Ctrl-C ends the command with 130."""
+    with _interruptible():
+        answer: str = typer.prompt(question, hide_input=True, confirmation_prompt=True, err=True)
+        return answer
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
     except typer.Abort as error:
         # Typer makes one of Ctrl-C, of the end of input and of a no; only what it came from tells them apart.
         if isinstance(error.__context__, KeyboardInterrupt):

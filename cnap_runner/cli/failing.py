@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 
 from cnap_runner.cli.commands import Group
 from cnap_runner.cli.exits import ExitCode, code_of_error
-from cnap_runner.errors import RunnerError
+from cnap_runner.errors import RunnerError, SecretWarning
 
 
 class Commands(Group):
@@ -19,7 +22,8 @@ class Commands(Group):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with _shown_warnings():
+                return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _broken_pipe() from error
         except RunnerError as error:
@@ -57,6 +61,25 @@ def root_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = next((e for e in error.exceptions if isinstance(e, RunnerError)), error.exceptions[0])
     return error
+
+
+@contextmanager
+def _shown_warnings() -> Iterator[None]:
+    """Say our own warnings as one line each, however Python was told to treat warnings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SecretWarning)
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, SecretWarning):
+                from cnap_runner.cli.output import note
+
+                note(f"warning: {message}", style="yellow")
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def _show_traceback_to_debuggers(ctx: typer.Context) -> None:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from cnap_runner.settings import Settings
 
 OUR_FOLDERS = ("agents", "workspace", "processes", "managers")
-OUR_FILES = ("runner.db-wal", "runner.db-shm", "install.key", "install.key.new", "install.id.new", "install.lock")
+OUR_FILES = (
+    "runner.db-wal",
+    "runner.db-shm",
+    "install.key",
+    "install.key.new",
+    "install.id.new",
+    "install.lock",
+    "secrets.vault",
+    "secrets.new",
+    "secrets.lock",
+)
 """What an install makes in its data folder, besides the database and the id, which go last. A folder ``configs`` is the user's own."""
 
 

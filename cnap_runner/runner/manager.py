@@ -25,6 +25,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.literals import drop_literals, keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.runner import Runner
+from cnap_runner.runner.secret_keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
 from cnap_runner.runner.workspace import AgentFolders
 from cnap_runner.store.base import WishKind
 from cnap_runner.telemetry.logging import get_logger
@@ -169,6 +170,24 @@ class RunnerManager:
         for observation in await parts.install.backend.list_instances(parts.install.install_id):
             await parts.install.backend.remove(observation.ref, grace=parts.install.settings.stop_timeout)
         await parts.install.backend.purge(parts.install.install_id)
+
+    # --- secrets --------------------------------------------------------------------------------------------------------
+
+    async def put_secret(self, name: str, value: str, *, source: str = "vault") -> tuple[str, ...]:
+        """Keep a secret for ``secrets={"…": "vault:NAME"}``, or in the system's keyring; return the agents whose specs name it.
+
+        Raises `InvalidInput` for a name or value that cannot be, and `SecretUnavailable` where it cannot be written. An agent that runs has
+        the value it was started with until `rotate_secrets`.
+        """
+        return await keep_secret(self._usable().install, name, value, source)
+
+    async def delete_secret(self, name: str, *, source: str = "vault", force: bool = False) -> None:
+        """Forget a secret. Raises `NotFoundError`, and `ConflictError` while an agent's spec names it, unless forced."""
+        await forget_secret(self._usable().install, name, source, is_forced=force)
+
+    async def list_secrets(self) -> list[SecretUse]:
+        """Return the secrets that the vault keeps or an agent's spec names, by reference, without their values."""
+        return await secrets_in_use(self._usable().install)
 
     # --- runs -----------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,10 @@ import re
 from cnap_runner.errors import InvalidInput
 
 LONGEST_NAME = 200
+
+LONGEST_VALUE = 64 * 1024
+"""Characters. A key or a certificate chain is far below."""
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -21,7 +25,10 @@ def check_name(name: str) -> str:
 
 
 def check_value(name: str, value: str) -> str:
-    """Return a secret's value unchanged; raise `InvalidInput` for an empty one, and one that no file or header can carry."""
-    if not value or "\0" in value:
-        raise InvalidInput(f"The value of the secret {name} is {'empty' if not value else 'no text'}.")
+    """Return a secret's value unchanged; raise `InvalidInput` for an empty one, one too large, and one that is no text."""
+    if not value:
+        raise InvalidInput(f"The value of the secret {name} is empty.")
+    # Half a surrogate pair is what bytes leave behind that were read as if they were text.
+    if len(value) > LONGEST_VALUE or re.search("[\0\ud800-\udfff]", value):
+        raise InvalidInput(f"The value of the secret {name} is no text of at most {LONGEST_VALUE} characters.")
     return value
