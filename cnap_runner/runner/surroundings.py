@@ -5,8 +5,6 @@ All of it is environment and small files, so it reaches every agent without a ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import certifi
@@ -31,28 +29,30 @@ _AUTHORITIES_VARIABLES = (
 """OpenSSL and what is built on it; Node and Bun, hence OpenCode; Python's requests; curl; git; pip."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What an instance is given besides its agent's own settings. Holds no secret."""
-
-    environment: Mapping[str, str]
-    files: Mapping[str, str]
-    """Name below the settings folder → contents."""
-
-
-def surroundings(settings: Settings, layout: Layout, *, authorities: str | None) -> Surroundings:
-    """Render the surroundings. Pure. ``authorities`` is what `read_authorities` gave."""
-    environment = {
+def surrounding_environment(settings: Settings, layout: Layout) -> dict[str, str]:
+    """Give the variables that surround every agent. Pure; none is secret. Those of its own network are stronger (`runner.reach`)."""
+    variables = {
         "LANG": settings.locale,
         "TZ": settings.timezone or "UTC",
         "GIT_CONFIG_SYSTEM": f"{layout.settings}/{GIT_FILE}",
         **proxy_variables(settings),
     }
+    if settings.ca_file is not None:
+        variables |= dict.fromkeys(_AUTHORITIES_VARIABLES, f"{layout.settings}/{AUTHORITIES_FILE}")
+    return variables
+
+
+def surrounding_files(settings: Settings) -> dict[str, str]:
+    """Give the files those variables name: path below the settings folder → text. None is secret.
+
+    Blocks. Raises `InvalidInput` where ``ca_file`` cannot be used any more.
+    """
     files = {GIT_FILE: _git_config(settings)}
-    if authorities is not None:
-        environment |= dict.fromkeys(_AUTHORITIES_VARIABLES, f"{layout.settings}/{AUTHORITIES_FILE}")
-        files[AUTHORITIES_FILE] = authorities
-    return Surroundings(environment, files)
+    if settings.ca_file is not None:
+        # The usual authorities are Mozilla's, as our image has them: the file replaces what a program trusted before.
+        usual = Path(certifi.where()).read_text(encoding="utf-8")
+        files[AUTHORITIES_FILE] = "\n".join([usual.rstrip("\n"), *read_certificates(settings.ca_file)])
+    return files
 
 
 def proxy_variables(settings: Settings) -> dict[str, str]:
@@ -64,17 +64,6 @@ def proxy_variables(settings: Settings) -> dict[str, str]:
     values = {"http_proxy": settings.http_proxy, "https_proxy": settings.https_proxy, "no_proxy": ",".join(hosts)}
     small = {name: value for name, value in values.items() if value}
     return {**{name.upper(): value for name, value in small.items()}, **small}
-
-
-def read_authorities(settings: Settings) -> str | None:
-    """Read the usual authorities (Mozilla's, as our image has them) and those of ``ca_file`` into one bundle; None without such a file.
-
-    Blocks. Raises `InvalidInput` where the file cannot be used any more.
-    """
-    if settings.ca_file is None:
-        return None
-    usual = Path(certifi.where()).read_text(encoding="utf-8")
-    return "\n".join([usual.rstrip("\n"), *read_certificates(settings.ca_file)])
 
 
 def _git_config(settings: Settings) -> str:

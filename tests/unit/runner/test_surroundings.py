@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cnap_runner.model.instance import Layout
-from cnap_runner.runner.surroundings import proxy_variables, read_authorities, surroundings
+from cnap_runner.runner.surroundings import proxy_variables, surrounding_environment, surrounding_files
 from cnap_runner.settings import Settings
 
 
@@ -40,20 +40,19 @@ def test_without_a_proxy_nothing_is_said_of_any(tmp_path: Path) -> None:
 
 def test_time_zone_and_locale_are_always_told(tmp_path: Path) -> None:
     """An image's own never decides."""
-    told = surroundings(settings(tmp_path), layout(tmp_path), authorities=None).environment
+    told = surrounding_environment(settings(tmp_path), layout(tmp_path))
     assert (told["TZ"], told["LANG"]) == ("UTC", "C.UTF-8")
-    told = surroundings(
-        settings(tmp_path, timezone="Asia/Tokyo", locale="de_DE.UTF-8"), layout(tmp_path), authorities=None
-    ).environment
+    told = surrounding_environment(settings(tmp_path, timezone="Asia/Tokyo", locale="de_DE.UTF-8"), layout(tmp_path))
     assert (told["TZ"], told["LANG"]) == ("Asia/Tokyo", "de_DE.UTF-8")
 
 
 @pytest.mark.parametrize("name", ["Ada Lovelace", 'A "quoted" \\ name # ; ', "名前"])
 def test_git_reads_the_author_as_it_was_written(tmp_path: Path, name: str) -> None:
     """Whatever signs the name has; a repository's own author is stronger."""
-    made = surroundings(settings(tmp_path, git_name=name, git_email="a@b.c"), layout(tmp_path), authorities=None)
-    (tmp_path / "gitconfig").write_text(made.files["gitconfig"])
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **made.environment}
+    with_author = settings(tmp_path, git_name=name, git_email="a@b.c")
+    (tmp_path / "gitconfig").write_text(surrounding_files(with_author)["gitconfig"])
+    variables = surrounding_environment(with_author, layout(tmp_path))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **variables}
 
     def git(*argv: str) -> str:
         done = subprocess.run(["git", *argv], cwd=tmp_path, env=environment, capture_output=True, check=True)
@@ -68,18 +67,16 @@ def test_git_reads_the_author_as_it_was_written(tmp_path: Path, name: str) -> No
 
 def test_authorities_are_added_to_the_usual_ones(tmp_path: Path, authority: Any) -> None:
     """One file that every program is pointed to: it replaces what the program trusted before."""
-    bundle = read_authorities(settings(tmp_path, ca_file=authority.ca_file))
-    assert bundle is not None
+    told = settings(tmp_path, ca_file=authority.ca_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=bundle)
+    context.load_verify_locations(cadata=surrounding_files(told)["ca-certificates.crt"])
     assert len(context.get_ca_certs()) > 50
     assert any("A company of the tests" in str(found["subject"]) for found in context.get_ca_certs())
-    made = surroundings(settings(tmp_path), layout(tmp_path), authorities=bundle)
-    assert made.files["ca-certificates.crt"] == bundle
-    assert made.environment["SSL_CERT_FILE"] == made.environment["GIT_SSL_CAINFO"] == f"{tmp_path}/ca-certificates.crt"
+    variables = surrounding_environment(told, layout(tmp_path))
+    assert variables["SSL_CERT_FILE"] == variables["GIT_SSL_CAINFO"] == f"{tmp_path}/ca-certificates.crt"
 
 
 def test_without_a_ca_file_programs_trust_what_their_image_trusts(tmp_path: Path) -> None:
     """An image with authorities of its own keeps them."""
-    assert read_authorities(settings(tmp_path)) is None
-    assert "SSL_CERT_FILE" not in surroundings(settings(tmp_path), layout(tmp_path), authorities=None).environment
+    assert list(surrounding_files(settings(tmp_path))) == ["gitconfig"]
+    assert "SSL_CERT_FILE" not in surrounding_environment(settings(tmp_path), layout(tmp_path))
