@@ -63,13 +63,11 @@ class PacketFilter:
         to_proxy = ["-d", f"{proxy.address}/32", "-p", "tcp", "-m", "tcp", "--dport", str(proxy.number)]
         answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "RETURN"]
         for program in _programs():
-            is_ipv4 = program == "iptables"
-            rules = [answers, [*to_proxy, "-j", "RETURN"], ["-j", "DROP"]] if is_ipv4 else [answers, ["-j", "DROP"]]
-            self._assure(program, "mangle", self._closed, rules)
-            self._lead(program, "mangle", "PREROUTING", self._closed, interface)
+            admitted = [[*to_proxy, "-j", "RETURN"]] if program == "iptables" else []
+            place = _Place(program, "mangle", "PREROUTING", self._closed)
+            self._assure(place, [answers, *admitted, ["-j", "DROP"]], interface)
         # A firewall of the host that drops what it does not know must let the proxy's clients in.
-        self._assure("iptables", "filter", self._input, [[*to_proxy, "-j", "ACCEPT"]])
-        self._lead("iptables", "filter", "INPUT", self._input, interface)
+        self._assure(_Place("iptables", "filter", "INPUT", self._input), [[*to_proxy, "-j", "ACCEPT"]], interface)
 
     def guard_metadata(self, interface: str) -> None:
         """Close cloud metadata addresses to instances behind a bridge. Idempotent; mends what was flushed. Raises `BackendError`."""
@@ -77,73 +75,90 @@ class PacketFilter:
             version = 4 if program == "iptables" else 6
             closed = [str(network) for network in METADATA if network.version == version]
             names = [["-p", protocol, "-m", protocol, "--dport", _DNS, "-j", "RETURN"] for protocol in ("udp", "tcp")]
-            rules = [*names, *(["-d", network, "-j", "DROP"] for network in closed)]
-            self._assure(program, "mangle", self._open, rules)
-            self._lead(program, "mangle", "PREROUTING", self._open, interface)
+            place = _Place(program, "mangle", "PREROUTING", self._open)
+            self._assure(place, [*names, *(["-d", network, "-j", "DROP"] for network in closed)], interface)
 
     def remove(self) -> None:
         """Remove all rules of the install. Idempotent; where there is no filter, or no right to it, there is nothing to remove."""
         if why_no_filter() is not None:
             return
-        for program in _programs():
-            for table, hook, chain in self._places():
-                self._lead(program, table, hook, chain, None)
-                if _listed(program, table, chain):
-                    _call(program, "-t", table, "-F", chain)
-                    _call(program, "-t", table, "-X", chain)
-
-    def _places(self) -> list[tuple[str, str, str]]:
-        return [
+        chains = [
             ("mangle", "PREROUTING", self._closed),
             ("mangle", "PREROUTING", self._open),
             ("filter", "INPUT", self._input),
         ]
+        for program in _programs():
+            for place in (_Place(program, *chain) for chain in chains):
+                listed = place.listed()
+                for words in _leading(listed, place):
+                    place.call("-D", *words[1:])
+                if f"-N {place.chain}" in listed:
+                    place.call("-F", place.chain)
+                    place.call("-X", place.chain)
 
-    def _assure(self, program: str, table: str, chain: str, rules: Sequence[Sequence[str]]) -> None:
-        """Make a chain hold exactly these rules: in one step, or not at all."""
-        # The comment of the last rule tells whether all are as they should be.
-        digest = hashlib.sha256(repr(rules).encode()).hexdigest()[:12]
-        written = [[*rule, "-m", "comment", "--comment", f"{self._comment}:{digest}"] for rule in rules]
-        found = _listed(program, table, chain)
-        if len(found) == len(rules) + 1 and all(digest in line for line in found[1:]):
-            return
-        lines = [
-            f"*{table}",
-            f":{chain} - [0:0]",
-            *(" ".join(["-A", chain, *rule]) for rule in written),
-            "COMMIT",
-            "",
-        ]
-        _call(f"{program}-restore", "--noflush", input_text="\n".join(lines))
-
-    def _lead(self, program: str, table: str, hook: str, chain: str, interface: str | None) -> None:
-        """Send what comes in from one interface, and from no other, through a chain; None: nothing."""
-        leading = [shlex.split(line) for line in _listed(program, table, hook)]
-        leading = [words for words in leading if words[-2:] == ["-j", chain]]
-        wanted = [words for words in leading if interface is not None and ["-i", interface] == words[2:4]]
+    def _assure(self, place: _Place, rules: Sequence[Sequence[str]], interface: str) -> None:
+        """Make a chain hold exactly these rules, and be passed by what comes in from one interface and no other."""
+        listed = place.listed()
+        # The comment of each rule tells whether all are as they should be.
+        comment = f"{self._comment}:{hashlib.sha256(repr(rules).encode()).hexdigest()[:12]}"
+        found = [line for line in listed if line.startswith(f"-A {place.chain} ")]
+        if len(found) != len(rules) or not all(comment in line for line in found):
+            place.write([[*rule, "-m", "comment", "--comment", comment] for rule in rules])
+        leading = _leading(listed, place)
+        wanted = [words for words in leading if words[2:4] == ["-i", interface]][:1]
+        if not wanted:
+            place.call(
+                "-I", place.hook, "1", "-i", interface, "-m", "comment", "--comment", self._comment, "-j", place.chain
+            )
         for words in leading:
-            if words not in wanted[:1]:
-                _call(program, "-t", table, "-D", *words[1:])
-        if interface is not None and not wanted:
-            rule = ["-i", interface, "-m", "comment", "--comment", self._comment, "-j", chain]
-            _call(program, "-t", table, "-I", hook, "1", *rule)
+            if words not in wanted:
+                place.call("-D", *words[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one chain of ours is."""
+
+    program: str
+    table: str
+    hook: str
+    """The kernel's own chain that leads to ours."""
+    chain: str
+
+    def listed(self) -> list[str]:
+        """Give the table's chains and rules as ``iptables`` writes them."""
+        return _call(self.program, "-t", self.table, "-S").splitlines()
+
+    def call(self, *arguments: str) -> None:
+        """Change something in the table."""
+        _call(self.program, "-t", self.table, *arguments)
+
+    def write(self, rules: Sequence[Sequence[str]]) -> None:
+        """Replace the chain's rules in one step."""
+        lines = [f"*{self.table}", f":{self.chain} - [0:0]", *(" ".join(["-A", self.chain, *rule]) for rule in rules)]
+        _call(f"{self.program}-restore", "--noflush", input_text="\n".join([*lines, "COMMIT", ""]))
+
+
+def _leading(listed: Sequence[str], place: _Place) -> list[list[str]]:
+    """Give the rules that lead from the kernel's chain to ours, in words."""
+    rules = [
+        shlex.split(line)
+        for line in listed
+        if line.startswith(f"-A {place.hook} ") and line.endswith(f" {place.chain}")
+    ]
+    return [words for words in rules if words[-2:] == ["-j", place.chain]]
 
 
 def _programs() -> list[str]:
     return ["iptables", "ip6tables"] if _IPV6_IN_KERNEL.exists() else ["iptables"]
 
 
-def _listed(program: str, table: str, chain: str) -> list[str]:
-    """Give a chain as ``iptables`` writes it, its declaration first; nothing where it is not there."""
-    done = _run([program, "-w", str(_WAIT_SECONDS), "-t", table, "-S", chain])
-    return done.stdout.splitlines() if done.returncode == 0 else []
-
-
-def _call(program: str, *arguments: str, input_text: str = "") -> None:
+def _call(program: str, *arguments: str, input_text: str = "") -> str:
     done = _run([program, "-w", str(_WAIT_SECONDS), *arguments], input_text)
     if done.returncode != 0:
         words = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise BackendError(f"{program} failed: {words[:300]}", hint="`cnap-runner doctor` tells more.")
+    return done.stdout
 
 
 def _run(argv: list[str], input_text: str = "") -> subprocess.CompletedProcess[str]:

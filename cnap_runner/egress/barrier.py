@@ -1,0 +1,61 @@
+"""All that stands between an install's instances and the world on this machine: packet filter, proxy, rules."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from cnap_runner.egress.filter import PacketFilter, Port, why_no_filter
+from cnap_runner.egress.process import end_proxy, ensure_proxy
+from cnap_runner.egress.rulebook import Rulebook
+from cnap_runner.errors import BackendError, InvalidInput
+
+FOLDER = "egress"
+"""In the data folder."""
+_INTERFACES = Path("/sys/class/net")
+
+
+class Barrier:
+    """One install's. Its methods block; those that change something are called under ``install.lock``."""
+
+    def __init__(self, data_dir: Path, install_id: str) -> None:
+        self.folder = data_dir / FOLDER
+        self.rulebook = Rulebook(self.folder)
+        self._filter = PacketFilter(install_id)
+
+    def close(self, interface: str, gateway: str) -> str:
+        """Make sure that instances behind a bridge reach the proxy and nothing else; give the proxy's URL, as they see it.
+
+        Idempotent; mends what was flushed or killed. Raises `InvalidInput` where this cannot be had, `BackendError` where it fails.
+        """
+        if (why := self._why_not(interface)) is not None:
+            raise InvalidInput(
+                f"Egress modes none and allowlist cannot be kept here: {why}",
+                hint="Give cnap-runner what is missing, or use mode 'open'.",
+            )
+        state = ensure_proxy(self.folder, address=gateway)
+        self._filter.close(interface, Port(state.address, state.port))
+        return f"http://{state.address}:{state.port}"
+
+    def guard(self, interface: str) -> str | None:
+        """Close cloud metadata addresses to instances behind a bridge; say why where that cannot be done. Idempotent."""
+        if (why := self._why_not(interface)) is not None:
+            return why
+        try:
+            self._filter.guard_metadata(interface)
+        except BackendError as error:
+            return error.message
+        return None
+
+    def remove(self) -> None:
+        """End the proxy and remove all rules and files. Idempotent."""
+        end_proxy(self.folder)
+        self._filter.remove()
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+
+    def _why_not(self, interface: str) -> str | None:
+        if not (_INTERFACES / interface).exists():
+            return f"the engine's bridge {interface} is not on this machine."
+        return why_no_filter()

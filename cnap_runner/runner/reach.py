@@ -1,0 +1,158 @@
+"""What each agent may reach, and that nothing else is reached: the runner's side of `cnap_runner.egress`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+
+from cnap_runner.egress.providers import PROVIDER_HOSTS
+from cnap_runner.egress.rulebook import Entry
+from cnap_runner.egress.rules import Rule, parse_rule
+from cnap_runner.errors import InvalidInput, RunnerError
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.instance import Capabilities, InstanceSpec, Network
+from cnap_runner.runner.configuration import mapping, providers_of
+from cnap_runner.runner.install import Install
+from cnap_runner.telemetry.logging import get_logger
+
+_PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_NOT_PROXIED = "localhost,127.0.0.1,::1"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+_log = get_logger(__name__)
+
+Value = Callable[[str], str]
+"""Gives the value of a ``${NAME}``; raises `SecretUnavailable`."""
+
+
+def network_of(spec: AgentSpec) -> Network:
+    """Tell which of the install's networks an agent's instances are on."""
+    return Network.OPEN if spec.egress.mode == "open" else Network.CLOSED
+
+
+def check_egress(spec: AgentSpec, can: Capabilities) -> None:
+    """Raise `InvalidInput` for rules that cannot be read, and for a mode that the backend does not have."""
+    for text in spec.egress.allow:
+        parse_rule(text)
+    if network_of(spec) is Network.CLOSED and not can.closes_network:
+        raise InvalidInput(
+            f"Agent {spec.agent_id} asks for egress mode {spec.egress.mode!r}, which this backend does not have.",
+            hint="Use the docker backend on a Linux host, or mode 'open'.",
+        )
+
+
+def rules_of(spec: AgentSpec, config: Mapping[str, Any], *, value: Value) -> tuple[Rule, ...]:
+    """Give what an agent on the closed network may reach. ``config`` is its OpenCode configuration, unresolved.
+
+    That is its own list, the hosts of its model providers, and its remote MCP servers. Raises `InvalidInput` where a provider's host is not known
+    and nothing is listed that it could be, and what ``value`` raises.
+    """
+    urls = [*_provider_urls(config), *_mcp_urls(config)]
+    listed = [parse_rule(text) for text in spec.egress.allow]
+    found = [*listed, *_usual_hosts(spec, config), *(_endpoint(_filled(url, value)) for url in urls)]
+    return tuple(dict.fromkeys(found))
+
+
+def _usual_hosts(spec: AgentSpec, config: Mapping[str, Any]) -> Iterable[Rule]:
+    for provider in providers_of(config, spec):
+        if _base_url(mapping(mapping(config.get("provider")).get(provider))) is not None:
+            continue
+        if provider in PROVIDER_HOSTS:
+            yield parse_rule(f"{PROVIDER_HOSTS[provider]}:443")
+        elif spec.egress.mode == "none":
+            raise InvalidInput(
+                f"Where provider {provider} of agent {spec.agent_id} is reached is not known, and mode 'none' would cut it off.",
+                hint=f"Name it in provider.{provider}.options.baseURL, or in the list of mode 'allowlist'.",
+            )
+
+
+def _provider_urls(config: Mapping[str, Any]) -> list[str]:
+    blocks = [mapping(block) for block in mapping(config.get("provider")).values()]
+    return [url for url in map(_base_url, blocks) if url is not None]
+
+
+def _base_url(block: Mapping[str, Any]) -> str | None:
+    url = mapping(block.get("options")).get("baseURL") or block.get("api")
+    return url if isinstance(url, str) and url else None
+
+
+def _mcp_urls(config: Mapping[str, Any]) -> list[str]:
+    servers = [mapping(server) for server in mapping(config.get("mcp")).values()]
+    return [url for server in servers if isinstance(url := server.get("url"), str)]
+
+
+def _filled(url: str, value: Value) -> str:
+    return _PLACEHOLDER.sub(lambda match: value(match[1]), url)
+
+
+def _endpoint(url: str) -> Rule:
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+        return parse_rule(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", is_endpoint=True)
+    except (ValueError, KeyError):
+        raise InvalidInput("A provider's baseURL or an MCP server's url is no http address.") from None
+
+
+class Reach:
+    """Keeps agents' egress as their specs say, on one install."""
+
+    def __init__(self, install: Install) -> None:
+        self._install = install
+        self._is_told = False
+
+    async def prepare(self, network: Network) -> Mapping[str, str]:
+        """Make sure that a network lets through what it should and nothing else; give what instances on it need in their environment.
+
+        Cheap where all stands; mends what was flushed or killed. Raises `InvalidInput` where a closed network cannot be had.
+        """
+        if network is Network.OPEN:
+            await self._guard_open()
+            return {}
+        install = self._install
+        async with install.lock():
+            facts = await install.backend.closed_network(install.install_id)
+            if facts is None:
+                raise InvalidInput(
+                    "Egress modes none and allowlist cannot be kept here: the engine has no network for them.",
+                    hint="`cnap-runner doctor` says why; mode 'open' needs none.",
+                )
+            proxy = await anyio.to_thread.run_sync(install.barrier.close, facts.interface, facts.gateway)
+        # Programs differ in which spelling they read.
+        names = {"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "NO_PROXY": _NOT_PROXIED}
+        # The catalogue's host is not on anybody's list; OpenCode then knows the models of its own release.
+        return {**names, **{name.lower(): text for name, text in names.items()}, "OPENCODE_DISABLE_MODELS_FETCH": "1"}
+
+    async def admit(self, wanted: InstanceSpec, rules: tuple[Rule, ...], address: str) -> None:
+        """Let an instance that is about to run reach what its agent may, and forget those that are no more."""
+        entry = Entry(wanted.instance_id, wanted.agent_id, rules)
+        await anyio.to_thread.run_sync(self._install.barrier.rulebook.put, address, entry)
+
+    async def change(self, instance_id: str, rules: tuple[Rule, ...]) -> None:
+        """Change what a live instance may reach, open connections included."""
+        await anyio.to_thread.run_sync(self._install.barrier.rulebook.replace, instance_id, rules)
+
+    async def forget(self, instance_ids: Collection[str]) -> None:
+        """Let instances that are no more reach nothing."""
+        await anyio.to_thread.run_sync(self._install.barrier.rulebook.remove, instance_ids)
+
+    async def purge(self) -> None:
+        """Remove proxy, filter and rules of the install."""
+        async with self._install.lock():
+            await anyio.to_thread.run_sync(self._install.barrier.remove)
+
+    async def _guard_open(self) -> None:
+        install = self._install
+        try:
+            async with install.lock():
+                facts = await install.backend.open_network(install.install_id)
+                why = None if facts is None else await anyio.to_thread.run_sync(install.barrier.guard, facts.interface)
+        except RunnerError as error:
+            why = error.message
+        if why is not None and not self._is_told:
+            self._is_told = True
+            _log.warning("metadata_open", reason=why)
