@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cnap_runner.backends.base import Backend
 from cnap_runner.errors import InvalidInput, StoreError
 from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
+from cnap_runner.model.instance import Kit
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
 from cnap_runner.runner.install import Install, load_key
@@ -82,6 +84,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 connect=OpenCodeClient,
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
+                kit_for=partial(_kit_for, own_image=settings.image),
             )
             yield install
     finally:
@@ -101,6 +104,12 @@ def make_backend(settings: Settings) -> Backend:
     from cnap_runner.backends.docker import DockerBackend  # noqa: PLC0415
 
     return DockerBackend()
+
+
+def _kit_for(image: str, *, own_image: str) -> Kit | None:
+    from cnap_runner.image.kit import prepare_kit  # noqa: PLC0415 - loads the engine's library
+
+    return prepare_kit(image, own_image)
 
 
 def make_secrets(settings: Settings, key: bytes) -> SecretStore:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cnap_runner.backends.base import Backend
 from cnap_runner.errors import InvalidInput
+from cnap_runner.model.instance import Kit
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
@@ -34,6 +35,10 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def _no_kit(_image: str) -> Kit | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Install:
     """One manager's view of its install."""
@@ -52,6 +57,8 @@ class Install:
     known: KnownRunners
     lock: Callable[[], AbstractAsyncContextManager[object]]
     """``install.lock``: held for what happens once per install, such as making its networks."""
+    kit_for: Callable[[str], Kit | None] = _no_kit
+    """What must be brought into an image that is not ours. Blocks; raises as `cnap_runner.image.kit.prepare_kit`."""
     now: Callable[[], datetime] = utc_now
 
     async def save_runner(self, record: RunnerRecord) -> None:
