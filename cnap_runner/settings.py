@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     """Room on the data folder's disk, in MiB, that agents must leave: with less, turns are frozen and aborted, and none begins."""
     workspace_retention: Duration | None = None
     """Time after its deletion when an agent's workspace and sessions are removed for ever; None: never."""
+    seed_timeout: Duration = timedelta(minutes=10)
+    """Longest time to copy or clone what a workspace begins with."""
     secrets_dir: Path | None = None
     """Folder of secrets, one file each, for ``file:NAME``; None: ``/run/secrets``, where Docker and Kubernetes put them."""
     http_proxy: str | None = None

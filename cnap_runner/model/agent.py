@@ -55,6 +55,11 @@ class Workspace(EdgeModel):
     depth: int | None = Field(None, ge=1)
     """Commits of history; None: all."""
 
+    @field_validator("copy_from")
+    @classmethod
+    def _copy_is_absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if self.copy_from is not None and self.git is not None:
