@@ -99,8 +99,9 @@ def make_backend(settings: Settings) -> Backend:
     if settings.backend == "process":
         from cnap_runner.backends.process import ProcessBackend  # noqa: PLC0415
         from cnap_runner.image.packages import opencode_binary  # noqa: PLC0415
+        from cnap_runner.image.way_out import WayOut  # noqa: PLC0415
 
-        return ProcessBackend(data_dir=settings.data_dir, opencode_binary=opencode_binary())
+        return ProcessBackend(data_dir=settings.data_dir, opencode_binary=opencode_binary(way=WayOut.of(settings)))
     from cnap_runner.backends.docker import DockerBackend  # noqa: PLC0415
 
     return DockerBackend()

@@ -35,20 +35,25 @@ def build(
 ) -> None:
     """Build the image, unless the engine has it already."""
     settings = settings_of(ctx)
-    run_async(partial(_build, tag or settings.image, base, platform, is_forced))
+    run_async(partial(_build, settings, tag or settings.image, base, platform, is_forced))
 
 
-async def _build(tag: str, base: str | None, platform: str | None, is_forced: bool, _: Interrupts) -> None:
+async def _build(
+    settings: Settings, tag: str, base: str | None, platform: str | None, is_forced: bool, _: Interrupts
+) -> None:
     from datetime import timedelta
     from time import monotonic
 
     from cnap_runner.cli.printing import Progress
     from cnap_runner.image.build import build_image
+    from cnap_runner.image.way_out import WayOut
 
     began = monotonic()
     progress = Progress(stderr())
     try:
-        built = await build_image(tag, base=base, platform=platform, is_forced=is_forced, progress=progress.say)
+        built = await build_image(
+            tag, base=base, platform=platform, is_forced=is_forced, way=WayOut.of(settings), progress=progress.say
+        )
     finally:
         progress.clear()
     took = spell(timedelta(seconds=monotonic() - began))

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,17 +33,26 @@ _LEFTOVERS = ("var/cache/apt", "var/lib/apt/lists", "var/log", "var/cache/debcon
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
-def choose_base(engine: docker.APIClient, *, engine_platform: str, is_fresh: bool, progress: Progress) -> str:
+def choose_base(
+    engine: docker.APIClient,
+    *,
+    engine_platform: str,
+    is_fresh: bool,
+    environment: Mapping[str, str],
+    progress: Progress,
+) -> str:
     """Give the name of a default base that is on the engine: the public one, pulled if need be, else `LOCAL_BASE`.
 
-    Blocks. ``is_fresh`` pulls and makes anew what is there already. Raises `ImageBuildFailed` where neither can be had.
+    Blocks. ``environment`` is that of programs which fetch something here. ``is_fresh`` pulls and makes anew what is there already. Raises `ImageBuildFailed` where neither can be had.
     """
     if not is_fresh and is_present(engine, PUBLIC_BASE, engine_platform):
         return PUBLIC_BASE
     try:
         pull(PUBLIC_BASE, engine_platform, progress=progress)
     except RunnerError as error:
-        return _choose_local(engine, engine_platform, is_fresh=is_fresh, progress=progress, pull_error=error)
+        return _choose_local(
+            engine, engine_platform, is_fresh=is_fresh, environment=environment, progress=progress, pull_error=error
+        )
     return PUBLIC_BASE
 
 
@@ -63,26 +73,43 @@ def pull(name: str, engine_platform: str, *, progress: Progress) -> None:
             pass
 
 
-def make_debian_base(engine: docker.APIClient, *, progress: Progress) -> None:
+def make_debian_base(engine: docker.APIClient, *, environment: Mapping[str, str], progress: Progress) -> None:
     """Make `LOCAL_BASE` with debootstrap from Debian's default mirror and give it to the engine.
 
     Blocks for about a minute; needs root, and installs debootstrap where it is missing. Nothing is left on the disk. Raises
     `ImageBuildFailed` with the last lines of the tool that failed.
     """
-    _require_debootstrap(progress)
+    _require_debootstrap(environment, progress)
     with tempfile.TemporaryDirectory(dir=cache_dir(), prefix="base-") as scratch:
         root = Path(scratch) / "root"
         progress(f"Making a Debian {DEBIAN_SUITE} base with debootstrap")
-        _run("debootstrap", "--variant=minbase", "--include=ca-certificates", DEBIAN_SUITE, str(root))
-        _bring_up_to_date(root)
+        _run(environment, "debootstrap", "--variant=minbase", "--include=ca-certificates", DEBIAN_SUITE, str(root))
+        _bring_up_to_date(environment, root)
         _make_slim(root)
         archive = Path(scratch) / "root.tar"
-        _run("tar", "--numeric-owner", "--xattrs", "--one-file-system", "-C", str(root), "-cf", str(archive), ".")
+        _run(
+            environment,
+            "tar",
+            "--numeric-owner",
+            "--xattrs",
+            "--one-file-system",
+            "-C",
+            str(root),
+            "-cf",
+            str(archive),
+            ".",
+        )
         engine.import_image(str(archive), repository=LOCAL_BASE.partition(":")[0], tag=DEBIAN_SUITE)
 
 
 def _choose_local(
-    engine: docker.APIClient, engine_platform: str, *, is_fresh: bool, progress: Progress, pull_error: RunnerError
+    engine: docker.APIClient,
+    engine_platform: str,
+    *,
+    is_fresh: bool,
+    environment: Mapping[str, str],
+    progress: Progress,
+    pull_error: RunnerError,
 ) -> str:
     reason = " ".join(pull_error.message.split())
     if engine_platform != f"linux/{_MACHINES.get(platform.machine())}":
@@ -97,11 +124,11 @@ def _choose_local(
             progress(f"{PUBLIC_BASE} cannot be pulled ({reason}): using {LOCAL_BASE}")
         else:
             progress(f"{PUBLIC_BASE} cannot be pulled ({reason}): using a Debian base made here")
-            make_debian_base(engine, progress=progress)
+            make_debian_base(engine, environment=environment, progress=progress)
     return LOCAL_BASE
 
 
-def _require_debootstrap(progress: Progress) -> None:
+def _require_debootstrap(environment: Mapping[str, str], progress: Progress) -> None:
     if shutil.which("debootstrap") is not None:
         return
     if shutil.which("apt-get") is None:
@@ -110,12 +137,21 @@ def _require_debootstrap(progress: Progress) -> None:
             hint="Name a Debian-based image that the engine has or can pull as the base.",
         )
     progress("Installing debootstrap")
-    _run("apt-get", "update", "-qq")
+    _run(environment, "apt-get", "update", "-qq")
     # On Ubuntu the keys of Debian's archive are a package of their own.
-    _run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap", "debian-archive-keyring")
+    _run(
+        environment,
+        "apt-get",
+        "install",
+        "-y",
+        "-qq",
+        "--no-install-recommends",
+        "debootstrap",
+        "debian-archive-keyring",
+    )
 
 
-def _bring_up_to_date(root: Path) -> None:
+def _bring_up_to_date(environment: Mapping[str, str], root: Path) -> None:
     """Add the suites of fixes to the one debootstrap knows, on the same mirror, and install what they have."""
     sources = root / "etc/apt/sources.list"
     release = sources.read_text(encoding="utf-8").strip()
@@ -125,8 +161,8 @@ def _bring_up_to_date(root: Path) -> None:
     )
     sources.write_text(f"{release}\n{updates}\n{security}\n", encoding="utf-8")
     shutil.copy(runner_files() / "dpkg-slim.cfg", root / "etc/dpkg/dpkg.cfg.d/cnap-slim")
-    _run("chroot", str(root), "apt-get", "update", "-qq")
-    _run("chroot", str(root), "apt-get", "upgrade", "-y", "-qq")
+    _run(environment, "chroot", str(root), "apt-get", "update", "-qq")
+    _run(environment, "chroot", str(root), "apt-get", "upgrade", "-y", "-qq")
 
 
 def _make_slim(root: Path) -> None:
@@ -144,13 +180,12 @@ def _make_slim(root: Path) -> None:
         (root / name).unlink(missing_ok=True)
 
 
-def _run(*argv: str) -> None:
+def _run(environment: Mapping[str, str], *argv: str) -> None:
     """Run one command in a mount namespace of its own, so that what it mounts ends with it and is never swept away with the folder."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    environment["PATH"] = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    path = environment.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     done = subprocess.run(
         ["unshare", "--mount", *argv],
-        env=environment,
+        env={**environment, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "PATH": path},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

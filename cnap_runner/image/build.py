@@ -20,12 +20,11 @@ from cnap_runner.image.cache import cache_dir, locked
 from cnap_runner.image.context import INPUTS_LABEL, OPENCODE_LABEL, BuildInputs
 from cnap_runner.image.engine import connected, find_image, followed
 from cnap_runner.image.packages import NPM, OPENCODE, Package, Progress, host_platform, silent
-from cnap_runner.model.proxy import is_loopback
+from cnap_runner.image.way_out import WayOut
 
 _DEFAULT_BASE = "default"
 _LOG_LINES = 20
 _STEP_WIDTH = 100
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "ftp_proxy")
 
 
 @dataclass(frozen=True)
@@ -46,17 +45,20 @@ async def build_image(
     base: str | None = None,
     platform: str | None = None,
     is_forced: bool = False,
+    way: WayOut | None = None,
     progress: Progress = silent,
 ) -> BuiltImage:
     """Build the image and give it a tag, unless the engine has it already, made of the same.
 
     ``base`` names an image based on Debian; by default it is `base.PUBLIC_BASE`, or a Debian made here where that cannot be
     pulled. ``platform`` is ``linux/amd64`` or ``linux/arm64``, by default the engine's own. ``is_forced`` builds anew, on
-    a fresh base where none is named. Idempotent, safe in several processes at once. ``progress`` is called from a worker thread; cancelling ends
+    a fresh base where none is named. ``way`` says through which proxies, and whom build and image trust. Idempotent, safe in several processes at once. ``progress`` is called from a worker thread; cancelling ends
     the build at its next word. Raises `EngineUnavailable`, `EnginePermissionDenied`, `InsufficientResources`,
     `InvalidInput` for a platform without a pinned OpenCode, and `ImageBuildFailed` with the log's last lines.
     """
-    build = partial(_build, tag, base=base, platform=platform, is_forced=is_forced, progress=progress)
+    build = partial(
+        _build, tag, base=base, platform=platform, is_forced=is_forced, way=way or WayOut(), progress=progress
+    )
     return await anyio.to_thread.run_sync(build)
 
 
@@ -79,32 +81,49 @@ def opencode_for(platform: str) -> Package:
     raise InvalidInput(f"There is no pinned OpenCode for {platform}.", hint="Build for linux/amd64 or linux/arm64.")
 
 
-def _build(tag: str, *, base: str | None, platform: str | None, is_forced: bool, progress: Progress) -> BuiltImage:
+def _build(
+    tag: str, *, base: str | None, platform: str | None, is_forced: bool, way: WayOut, progress: Progress
+) -> BuiltImage:
     with connected() as engine, locked(cache_dir() / "image-build"):
         own_platform = _platform_of(engine)
         target = platform or own_platform
         opencode = opencode_for(target)
         identity = _DEFAULT_BASE if base is None else _require_base(engine, base, target, progress)
-        inputs = BuildInputs(files=runner_files(), opencode=opencode, npm=NPM, base=f"{target} {identity}")
+        inputs = BuildInputs(
+            files=runner_files(),
+            opencode=opencode,
+            npm=NPM,
+            base=f"{target} {identity}",
+            certificates=way.certificates(),
+        )
         current = None if is_forced else _find(engine, tag, inputs)
         if current is not None:
             return current
-        name = base or choose_base(engine, engine_platform=target, is_fresh=is_forced, progress=progress)
+        name = base or choose_base(
+            engine, engine_platform=target, is_fresh=is_forced, environment=way.environment(), progress=progress
+        )
         options: dict[str, Any] = {"nocache": is_forced}
         if target != own_platform:
             options["platform"] = target
-        _send_build(engine, tag, inputs, base=name, options=options, progress=progress)
+        _send_build(engine, tag, inputs, base=name, way=way, options=options, progress=progress)
         built = _find(engine, tag, inputs)
         if built is None:
             raise ImageBuildFailed(f"The engine says that it built {tag}, but does not have it.")
         return replace(built, was_built=True)
 
 
-def _send_build(
-    engine: docker.APIClient, tag: str, inputs: BuildInputs, *, base: str, options: dict[str, Any], progress: Progress
+def _send_build(  # noqa: PLR0913 - one call of the engine
+    engine: docker.APIClient,
+    tag: str,
+    inputs: BuildInputs,
+    *,
+    base: str,
+    way: WayOut,
+    options: dict[str, Any],
+    progress: Progress,
 ) -> None:
     with tempfile.TemporaryFile(dir=cache_dir()) as context:
-        inputs.write_context(context, progress=progress)
+        inputs.write_context(context, way=way, progress=progress)
         context.seek(0)
         progress(f"Building {tag} on {base} with OpenCode {inputs.opencode.version}")
         chunks = engine.build(
@@ -112,7 +131,7 @@ def _send_build(
             custom_context=True,
             decode=True,
             tag=tag,
-            buildargs={**_proxies(), **inputs.arguments, "BASE_IMAGE": base},
+            buildargs={**way.build_arguments(), **inputs.arguments, "BASE_IMAGE": base},
             labels=inputs.labels,
             rm=True,
             forcerm=True,
@@ -164,15 +183,6 @@ def _find(engine: docker.APIClient, tag: str, inputs: BuildInputs) -> BuiltImage
 def _platform_of(engine: docker.APIClient) -> str:
     about = engine.version()
     return f"{about['Os']}/{about['Arch']}"
-
-
-def _proxies() -> dict[str, str]:
-    """Give the build this process's proxies, as arguments that Docker keeps out of the image.
-
-    One on the loopback interface is ours alone: inside the build that address is the build's own.
-    """
-    found = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXY_VARIABLES}
-    return {name: value for name, value in found.items() if value and not is_loopback(value)}
 
 
 def _image_version(tag: str) -> str:

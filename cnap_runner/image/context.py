@@ -13,6 +13,7 @@ from typing import IO
 
 from cnap_runner.image import packages
 from cnap_runner.image.packages import Package, Progress, silent
+from cnap_runner.image.way_out import WayOut
 
 INPUTS_LABEL = "cnap.image.inputs"
 """Hash of everything an image was made of; one with the same hash need not be built again."""
@@ -57,14 +58,14 @@ class BuildInputs:
         told = json.dumps([contents, pins, self.base, version("cnap-runner"), self.certificates], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
 
-    def write_context(self, stream: IO[bytes], *, progress: Progress = silent) -> None:
+    def write_context(self, stream: IO[bytes], *, way: WayOut | None = None, progress: Progress = silent) -> None:
         """Write the build context as a tar archive, fetching the packages if need be.
 
         Blocks. Owners and times are fixed, so that a builder finds its cache again. Raises as `packages.fetch` does.
         """
         tarballs = {
-            "packages/opencode.tgz": packages.fetch(self.opencode, progress=progress),
-            "packages/npm.tgz": packages.fetch(self.npm, progress=progress),
+            "packages/opencode.tgz": packages.fetch(self.opencode, way=way, progress=progress),
+            "packages/npm.tgz": packages.fetch(self.npm, way=way, progress=progress),
         }
         with tarfile.open(fileobj=stream, mode="w") as archive:
             for path in self._paths():

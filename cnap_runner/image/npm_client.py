@@ -10,6 +10,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def npm_command() -> list[str]:
     )
 
 
-def pack(specifier: str, folder: Path) -> Path:
-    """Download the tarball of ``name@version`` into an empty folder and return it.
+def pack(specifier: str, folder: Path, *, environment: Mapping[str, str]) -> Path:
+    """Download the tarball of ``name@version`` into an empty folder and return it; npm runs in this environment.
 
     Blocks. Raises `ImageBuildFailed` with npm's last words.
     """
@@ -49,6 +50,7 @@ def pack(specifier: str, folder: Path) -> Path:
         subprocess.run(
             argv,
             cwd=folder,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

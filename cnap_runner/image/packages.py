@@ -22,6 +22,7 @@ import anyio.to_thread
 from cnap_runner.errors import ImageBuildFailed, NotSupportedYet
 from cnap_runner.image import npm_client
 from cnap_runner.image.cache import cache_dir, locked
+from cnap_runner.image.way_out import WayOut
 
 Progress = Callable[[str], None]
 """Takes one line of text about what happens now. May be called from a worker thread."""
@@ -91,7 +92,7 @@ def host_platform() -> str:
     )
 
 
-def fetch(package: Package, *, progress: Progress = silent) -> Path:
+def fetch(package: Package, *, way: WayOut | None = None, progress: Progress = silent) -> Path:
     """Return the package's verified tarball, downloaded if the cache has no good one.
 
     Blocks. Idempotent, and safe in several processes at once: one downloads, the others wait for it. Raises
@@ -103,7 +104,7 @@ def fetch(package: Package, *, progress: Progress = silent) -> Path:
             return target
         progress(f"Fetching {package.specifier}")
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
-            tarball = npm_client.pack(package.specifier, Path(scratch))
+            tarball = npm_client.pack(package.specifier, Path(scratch), environment=(way or WayOut()).environment())
             if not _is_intact(tarball, package):
                 raise ImageBuildFailed(
                     f"What the registry gave as {package.specifier} does not have the pinned checksum; it was thrown away.",
@@ -113,7 +114,7 @@ def fetch(package: Package, *, progress: Progress = silent) -> Path:
     return target
 
 
-def opencode_binary(*, progress: Progress = silent) -> Path:
+def opencode_binary(*, way: WayOut | None = None, progress: Progress = silent) -> Path:
     """Return the OpenCode executable for this machine, fetched, verified and unpacked into the cache if need be.
 
     Blocks. Idempotent and safe in several processes at once. Raises as `fetch` and `host_platform` do.
@@ -123,7 +124,7 @@ def opencode_binary(*, progress: Progress = silent) -> Path:
     target = cache_dir() / "opencode" / f"{package.name}-{package.version}-{package.sha512[:12]}" / "opencode"
     with locked(target):
         if not _is_unpacked(target):
-            tarball = fetch(package, progress=progress)
+            tarball = fetch(package, way=way, progress=progress)
             progress(f"Unpacking {package.specifier}")
             _unpack_binary(tarball, target)
     return target

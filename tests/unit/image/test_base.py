@@ -50,7 +50,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def choose(*images: str, is_fresh: bool = False, lines: list[str] | None = None) -> str:
     engine = cast("docker.APIClient", EngineWith(frozenset(images)))
     told = lines.append if lines is not None else silent
-    return choose_base(engine, engine_platform=PLATFORM, is_fresh=is_fresh, progress=told)
+    return choose_base(engine, engine_platform=PLATFORM, is_fresh=is_fresh, environment={}, progress=told)
 
 
 def test_the_public_base_is_used_without_asking_a_registry_where_the_engine_has_it(made: list[str]) -> None:
