@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cnap_runner.model.events import (
+    FileEdited,
     MessageCompleted,
     ModelRetrying,
+    PermissionRaised,
+    QuestionRaised,
     ReasoningDelta,
     RunEvent,
     TextDelta,
@@ -70,5 +73,11 @@ class RedactedEvents:
                 return replace(event, error=redact(event.error))
             case ModelRetrying():
                 return replace(event, message=redact(event.message))
+            case FileEdited():
+                return replace(event, path=redact(event.path))
+            case PermissionRaised():
+                return replace(event, patterns=tuple(map(redact, event.patterns)))
+            case QuestionRaised():
+                return replace(event, questions=tuple(map(self._redactor.redact_data, event.questions)))
             case _:
                 return event

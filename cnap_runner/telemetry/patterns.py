@@ -3,7 +3,7 @@
 Every repetition in a pattern is bounded, so that no text, however long and strange, takes more than linear time.
 
 False alarms cost too: logs show code. So an assignment counts only if its value does not look like a word, a call, an attribute or a
-reference such as ``${NAME}``, and what has no telling mark (a git hash, a UUID) is left alone.
+reference such as ``${NAME}`` or ``vault:NAME``, and what has no telling mark (a git hash, a UUID) is left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _NAMES = (
 SECRET_NAME = re.compile(rf".*(?:{'|'.join(_NAMES)}|authorization|cookie|credentials?)", re.IGNORECASE)
 """Names of fields whose value is a secret, whatever it looks like; they only have to end so."""
 
-REFERENCE = re.compile(r"\s*(?:\$\{\w+\}|\{(?:file|env):[^}]*\}|(?:env|file):\S+)\s*")
+_SOURCES = "(?:env|file|keyring|vault):"
+"""What a reference in an agent's ``secrets`` begins with."""
+
+REFERENCE = re.compile(rf"\s*(?:(?:Bearer|Basic|token) )?(?:\$\{{\w+\}}|\{{(?:file|env):[^}}]*\}}|{_SOURCES}\S+)\s*")
 """A value that says where a secret is, not what it is."""
 
 
@@ -62,13 +65,13 @@ _ASSIGNMENT = re.compile(
     rf"""(?P<kept>
         {_name()} \\?["']?                  # the name, or its end; quoted in JSON and dictionaries
         (?: # in quotes: has a digit or is long, and refers to nothing
-            [ \t]{{0,4}}[:=][ \t]{{0,4}} \\?["'] (?![${{<%\[]) (?=[^"'\\\s]{{6}})
+            [ \t]{{0,4}}[:=][ \t]{{0,4}} \\?["'] (?![${{<%\[]|{_SOURCES}) (?=[^"'\\\s]{{6}})
             (?=[^"'\\\s\d]{{0,256}}\d[^"'\\\s]{{0,256}}\\?["'] | [^"'\\\s]{{12,512}}\\?["'])
           | # as in a shell or an address: has a digit or a sign, and is no number, attribute or call
-            = (?=[^\s"'`,;&()\[\]{{}}<>$]{{0,256}}[\d!\#%*+/?@^~]) (?!\d{{1,32}}\b) (?!(?:[A-Za-z_]\w{{0,64}}\.){{1,8}}[A-Za-z_]\w{{0,64}}(?:[\s,;)]|$))
+            = (?!{_SOURCES}) (?=[^\s"'`,;&()\[\]{{}}<>$]{{0,256}}[\d!\#%*+/?@^~]) (?!\d{{1,32}}\b) (?!(?:[A-Za-z_]\w{{0,64}}\.){{1,8}}[A-Za-z_]\w{{0,64}}(?:[\s,;)]|$))
             (?=[^\s"'`,;&()\[\]{{}}<>$]{{6,512}}(?:[\s"'`,;&)\]}}]|$))
           | # as in a header or YAML: up to the end of the line
-            :[ \t]{{1,4}} (?=\S{{0,256}}\d) (?=\S{{0,256}}[A-Za-z]) (?=[^\s"'`,;&()\[\]{{}}<>$]{{8,512}}[ \t\r]{{0,8}}$)
+            :[ \t]{{1,4}} (?!{_SOURCES}) (?=\S{{0,256}}\d) (?=\S{{0,256}}[A-Za-z]) (?=[^\s"'`,;&()\[\]{{}}<>$]{{8,512}}[ \t\r]{{0,8}}$)
           | # as in an INI file: looks random
             [ \t]{{1,4}}=[ \t]{{1,4}} (?=\S{{0,256}}[A-Z]) (?=\S{{0,256}}[a-z]) (?=\S{{0,256}}\d) (?=[A-Za-z0-9+/=_-]{{20,512}}[ \t\r]{{0,8}}$)
         )

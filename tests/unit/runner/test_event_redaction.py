@@ -5,7 +5,16 @@ from dataclasses import asdict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnap_runner.model.events import MessageCompleted, RunEvent, TextDelta, ToolFinished, ToolStarted
+from cnap_runner.model.events import (
+    FileEdited,
+    MessageCompleted,
+    PermissionRaised,
+    QuestionRaised,
+    RunEvent,
+    TextDelta,
+    ToolFinished,
+    ToolStarted,
+)
 from cnap_runner.runner.event_redaction import RedactedEvents
 from cnap_runner.telemetry.redaction import Redactor
 
@@ -42,6 +51,17 @@ async def test_tools_say_no_secret() -> None:
         ToolStarted("bash", "c", {"command": f"curl -H {SECRET}"}, title=SECRET),
         ToolFinished("bash", "c", f"got {SECRET}"),
     )
+    assert SECRET not in str([asdict(event) for event in heard])
+
+
+async def test_what_the_agent_asks_and_edits_says_no_secret() -> None:
+    """A command that waits for its permission, a question with its options, a file's name."""
+    heard = await told(
+        PermissionRaised("r", "bash", (f"curl -H {SECRET}",)),
+        QuestionRaised("r", ({"question": "Which?", "options": [{"label": SECRET}]},)),
+        FileEdited(f"/workspace/{SECRET}"),
+    )
+    assert len(heard) == 3
     assert SECRET not in str([asdict(event) for event in heard])
 
 

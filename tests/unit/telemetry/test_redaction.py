@@ -163,6 +163,9 @@ def test_usual_secrets_are_seen_by_their_looks(text: str, secret: str) -> None:
         "ses_e01723daeffeorn0OEJiiPKIML msg_1fe8dd51a001ysz0ycUI7WqAld",
         '"apiKey": "{file:/run/secrets/OPENAI_API_KEY1}"',
         '"token": "${GH_TOKEN1}"',
+        '"GITHUB_TOKEN": "vault:alice/GITHUB_TOKEN.1f2e3d4c"',
+        "API_KEY: keyring:team-key-2",
+        "TOKEN=file:/run/secrets/token-1",
         'f"postgres://{user}:{password}@{host}"',
         "https://example.org:8080/path?x=1@2",
         "pip install scikit-learn sk-learn-intelex-extension task-runner-1234567890123456",
@@ -225,6 +228,8 @@ DATA: Any = {
     "Authorization": "x",
     "secret": "{file:/run/secrets/x}",
     "clientSecret": "${NAME}",
+    "cookie": "vault:alice/COOKIE.1f2e3d4c",
+    "authorization": "Bearer ${NAME}",
     "has_token": True,
     5: "five",
 }
@@ -243,6 +248,8 @@ def test_data_is_redacted_at_every_depth() -> None:
         "Authorization": REPLACEMENT,
         "secret": "{file:/run/secrets/x}",
         "clientSecret": "${NAME}",
+        "cookie": "vault:alice/COOKIE.1f2e3d4c",
+        "authorization": "Bearer ${NAME}",
         "has_token": True,
         5: "five",
     }
