@@ -42,12 +42,14 @@ _UNEXPECTED = "This is a defect of cnap-runner. `cnap-runner --log-level debug â
 
 
 def tell(error: RunnerError) -> None:
-    """Say an error, and below it what to do."""
+    """Say an error, and below it what to do; without what looks like a secret. Known values were redacted where they are known."""
     from cnap_runner.cli.output import note
+    from cnap_runner.telemetry.redaction import Redactor
 
-    note(f"error: {error.message}", style="red")
+    redact = Redactor().redact
+    note(f"error: {redact(error.message)}", style="red")
     if error.hint:
-        note(f"hint: {error.hint}")
+        note(f"hint: {redact(error.hint)}")
 
 
 def is_debugging(ctx: typer.Context) -> bool:
