@@ -158,9 +158,6 @@ def check_model(value: str) -> str:
 
 
 _LATER: tuple[tuple[str, Any], ...] = (
-    ("image", None),
-    ("mcp", {}),
-    ("opencode_files", {}),
     ("resources.disk_mb", None),
     ("workspace", Workspace()),
     ("egress", Egress()),
