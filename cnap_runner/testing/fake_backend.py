@@ -43,6 +43,8 @@ from cnap_runner.testing.fake_programs import PROGRAMS, FakeFiles, Program, run_
 FIRST_PORT = 40001
 """Of endpoints when nobody serves: nothing listens there."""
 SIGTERM_EXIT, SIGKILL_EXIT = 143, 137
+REFUSED_EXIT = 78
+"""Of a launcher that got no secrets."""
 USED_BYTES = 50 << 20
 """Memory that each live instance seems to use."""
 
@@ -167,16 +169,19 @@ class FakeBackend(Backend):
         instance = self._get(ref)
         if instance.is_live:
             return str(instance.endpoint)
-        instance.address = f"{_SUBNETS[instance.spec.network]}.{next(self._hosts)}"
-        if on_address is not None:
-            await on_address(instance.address)
-        instance.files.secrets = unpacked(secrets)
-        endpoint = await self._serve(instance.spec) if self._serve else f"http://127.0.0.1:{next(self._ports)}"
-        instance.endpoint, instance.status = endpoint, InstanceStatus.RUNNING
-        instance.started_at, instance.finished_at = _now(), None
+        instance.status, instance.started_at, instance.finished_at = InstanceStatus.RUNNING, _now(), None
         instance.exit_code, instance.is_oom_killed = None, False
+        instance.address = f"{_SUBNETS[instance.spec.network]}.{next(self._hosts)}"
         self._tell(instance, InstanceEventKind.STARTED)
-        return endpoint
+        try:
+            if on_address is not None:
+                await on_address(instance.address)
+            instance.files.secrets = unpacked(secrets)
+            instance.endpoint = await self._serve(instance.spec) if self._serve else self._endpoint()
+        except BaseException:
+            self._end(instance, REFUSED_EXIT)
+            raise
+        return instance.endpoint
 
     async def deliver(self, ref: InstanceRef, *, secrets: bytes) -> None:
         """Replace the secrets."""
@@ -292,6 +297,9 @@ class FakeBackend(Backend):
     async def _enter(self) -> None:
         """Begin a verb: a place to be cancelled, and for relatives to fail."""
         await checkpoint()
+
+    def _endpoint(self) -> str:
+        return f"http://127.0.0.1:{next(self._ports)}"
 
     def _get(self, ref: InstanceRef) -> FakeInstance:
         instance = self._instances.get(ref.instance_id)

@@ -7,6 +7,7 @@ import sys
 import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def docker_client() -> Iterator[docker.DockerClient]:
 @pytest.fixture(scope="session")
 def runner_image() -> str:
     """The agents' image, built if the engine does not have it as it should be."""
-    return anyio.run(partial(build_image, "cnap-runner:latest")).tag
+    # In a thread: the first test that wants it may be an asynchronous one, whose thread has a loop already.
+    with ThreadPoolExecutor() as thread:
+        return thread.submit(anyio.run, partial(build_image, "cnap-runner:latest")).result().tag
 
 
 @pytest.fixture(scope="session")
