@@ -311,5 +311,9 @@ class Store(ABC):
         """Return the OpenCode session of a task, if it has one."""
 
     @abstractmethod
+    async def sessions_of(self, agent_id: str) -> dict[str, str]:
+        """Return the OpenCode session of each of an agent's tasks that has one; empty for an unknown agent."""
+
+    @abstractmethod
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         """Remember a task's session (None: forget it)."""

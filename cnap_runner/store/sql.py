@@ -211,5 +211,9 @@ class SqlStore(Store):
         return await self._database.read(agents.session_of, agent_id, task_id)
 
     @override
+    async def sessions_of(self, agent_id: str) -> dict[str, str]:
+        return await self._database.read(agents.sessions_of, agent_id)
+
+    @override
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         await self._database.write_relaxed(agents.set_session, agent_id, task_id, session_id)

@@ -168,6 +168,16 @@ def session_of(tx: sa.Connection, agent_id: str, task_id: str) -> str | None:
     return tx.execute(_SESSION, {"of_agent": agent_id, "of_task": task_id}).scalar()
 
 
+def sessions_of(tx: sa.Connection, agent_id: str) -> dict[str, str]:
+    """The sessions of an agent's tasks, by task."""
+    rows = tx.execute(
+        sa.select(sessions.c.task_id, sessions.c.session_id)
+        .where(sessions.c.agent_id == agent_id)
+        .order_by(sessions.c.task_id)
+    )
+    return {row.task_id: row.session_id for row in rows}
+
+
 def set_session(tx: sa.Connection, agent_id: str, task_id: str, session_id: str | None) -> None:
     """Remember or forget the session of a task; raises `RunnerNotFound` for an agent that is not in the store at all."""
     tx.execute(sessions.delete().where(_TASK), {"of_agent": agent_id, "of_task": task_id})

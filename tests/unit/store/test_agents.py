@@ -190,6 +190,8 @@ async def test_a_tasks_session_is_remembered_replaced_and_forgotten(store: SqlSt
     assert await store.session_of("alice", "main") is None
     await store.set_session("alice", "main", "s1")
     await store.set_session("alice", "other", "s2")
+    assert await store.sessions_of("alice") == {"main": "s1", "other": "s2"}
+    assert await store.sessions_of("nobody") == {}
     await store.set_session("bob", "main", "s3")
     await store.set_session("alice", "main", "s4")
     assert await store.session_of("alice", "main") == "s4"
