@@ -21,7 +21,7 @@ from cnap_runner.errors import InvalidInput, SecretUnavailable, SecretWarning
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.runner.install import Install
 from cnap_runner.secrets.base import is_reference
-from cnap_runner.secrets.names import check_value
+from cnap_runner.secrets.names import check_name, check_value
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 from cnap_runner.telemetry.patterns import SECRET_NAME, redact_patterns
@@ -32,7 +32,12 @@ LITERAL = "literal:"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _REFERENCE = re.compile(rf"{_PLACEHOLDER.pattern}|\{{(?:file|env):[^}}]*\}}")
+_LONGEST_NAME = 100
+"""Characters of a name that is made here; the vault's name for it has the agent's id and a tag besides."""
 _MARK = "\0"
+
+_NOT_NEEDED = frozenset({"dummy", "empty", "lm-studio", "na", "none", "not-needed", "null", "ollama", "unused", "x"})
+"""What people write where a key is asked for and none is needed, in small letters."""
 
 _log = get_logger(__name__)
 
@@ -139,7 +144,7 @@ class _Taker:
             return text
         # The keys of permissions are patterns of files and commands: "*credentials" is one of them.
         is_permission = path[0] == "opencode" and "permission" in path
-        if text and not is_permission and SECRET_NAME.fullmatch(path[-1]):
+        if text.lower() not in {"", *_NOT_NEEDED} and not is_permission and SECRET_NAME.fullmatch(path[-1]):
             return self._found(text, path)
         return self._by_looks(text, path)
 
@@ -160,7 +165,7 @@ class _Taker:
     def _free_name(self, wanted: str) -> str:
         """Make a name that nothing else has. One that an earlier spec got for the same place is used again."""
         base = re.sub(r"\W", "_", wanted, flags=re.ASCII).upper()
-        base = base if _NAME.fullmatch(base) else f"_{base}"
+        base = (base if _NAME.fullmatch(base) else f"_{base}")[:_LONGEST_NAME]
         for name in (base if n == 1 else f"{base}_{n}" for n in count(1)):
             theirs = self._spec.secrets.get(name, self._place(name))
             if name not in self.secrets and name not in self._used and theirs.startswith(self._place(name)):
@@ -172,7 +177,7 @@ class _Taker:
         # Another value is another reference: that the spec changed can be seen without knowing either.
         tag = hmac.new(self._key, f"literal:{value}".encode(), hashlib.sha256).hexdigest()[:8]
         reference = f"{self._place(name)}{tag}"
-        self.literals[reference.removeprefix("vault:")] = value
+        self.literals[check_name(reference.removeprefix("vault:"))] = value
         self.warnings.append(
             f"{where} of agent {self._spec.agent_id} is a secret given in clear. It is kept in the vault and not in the spec; better never "
             f"write it down: `cnap-runner secret set {name}`, and in the spec "

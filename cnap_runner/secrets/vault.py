@@ -13,8 +13,10 @@ import binascii
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 FILE = "secrets.vault"
 LOCK = "secrets.lock"
 
+_LOCK_LIMIT = timedelta(seconds=10)
+"""A change takes milliseconds; whoever holds the lock for longer was frozen in the middle of it."""
+_LOCK_PAUSE = timedelta(milliseconds=10)
 _VERSION = 1
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -91,10 +96,24 @@ class Vault(WritableSource):
         except OSError as error:
             raise SecretUnavailable(f"{self._lock} cannot be opened: {error.strerror}.") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._take(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _take(self, descriptor: int) -> None:
+        deadline = time.monotonic() + _LOCK_LIMIT.total_seconds()
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SecretUnavailable(
+                        f"Another process holds {self._lock} for too long.", hint="Try again."
+                    ) from None
+                time.sleep(_LOCK_PAUSE.total_seconds())
+            else:
+                return
 
     def _load(self) -> dict[str, str]:
         try:

@@ -72,6 +72,7 @@ def test_a_literal_leaves_the_spec(fields: dict[str, Any], name: str, value: str
         {"secrets": {"A": "env:A", "B": "file:/run/secrets/b", "C": "keyring:C", "D": "vault:D"}},
         {"opencode": {"provider": {"x": {"options": {"apiKey": "${KEY}", "token": "{file:/k}", "password": ""}}}}},
         {"mcp": {"x": {"url": "https://h.example/mcp", "headers": {"Authorization": "Bearer ${TOKEN}"}}}},
+        {"opencode": {"provider": {"local": {"options": {"apiKey": "unused", "token": "NONE"}}}}},
         {"opencode": {"permission": {"read": {"*credentials": "deny"}, "bash": {"*password": "ask"}}}},
         {"opencode": {"agent": {"token": {"permission": {"edit": {"*.secret": "deny"}}}}, "small_model": "a/b"}},
         {"workspace": {"git": "https://git@github.com/owner/repository.git", "branch": "main"}},
@@ -80,7 +81,7 @@ def test_a_literal_leaves_the_spec(fields: dict[str, Any], name: str, value: str
     ],
 )
 def test_what_holds_no_secret_stays_as_it_is(fields: dict[str, Any]) -> None:
-    """References, empty values, patterns of permissions, addresses without a password."""
+    """References, empty values, words for no key, patterns of permissions, addresses without a password."""
     assert take(**fields) == (spec_of(**fields), {}, ())
 
 
@@ -151,6 +152,16 @@ def test_names_and_values_that_cannot_work_are_refused(secrets: dict[str, str]) 
 def vault(manager: RunnerManager) -> Vault:
     data_dir = manager.settings.data_dir
     return Vault(data_dir, (data_dir / "install.key").read_bytes())
+
+
+def test_a_place_with_a_long_name_is_no_trouble() -> None:
+    """The name that is made for it fits the vault."""
+    taken = take(
+        agent_id="a" * 64,
+        mcp={"m" * 60: {"url": "https://h.example/", "headers": {"x-token": VALUE, "y" * 200 + "-token": VALUE}}},
+    )
+    assert len(taken.literals) == 2
+    assert max(map(len, taken.literals)) < 200
 
 
 async def test_a_literal_is_nowhere_in_the_data_folder(manager: RunnerManager, vault: Vault) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,17 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
         list(pool.map(lambda n: vault.put(f"t{n}", "value"), range(20)))
     assert [process.wait() for process in others] == [0, 0]
     assert len(Vault(tmp_path, KEY).names()) == 40
+
+
+def test_a_lock_that_is_never_given_back_is_one_clear_error(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen process keeps nobody waiting for ever; reading needs no lock."""
+    vault.put("A", "x")
+    monkeypatch.setattr("cnap_runner.secrets.vault._LOCK_LIMIT", timedelta())
+    with (tmp_path / "secrets.lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SecretUnavailable, match="for too long"):
+            vault.put("B", "y")
+        assert vault.get("A") == "x"
+    vault.put("B", "y")
