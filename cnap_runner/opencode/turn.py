@@ -24,7 +24,7 @@ from cnap_runner.opencode.narrator import Emit, Narrator
 from cnap_runner.opencode.verdict import Standing, TurnEnd, ends_turn, is_later, judge, turn_messages
 from cnap_runner.opencode.wire import Prompt, ProviderFailure, SessionMessage
 
-__all__ = ["Turn", "TurnEnd", "TurnTiming", "prepare", "was_sent"]
+__all__ = ["Rest", "Turn", "TurnEnd", "TurnTiming", "at_rest", "prepare", "was_sent"]
 
 FIRST_PAGE = 8
 """Messages read at once; most turns have fewer. Longer ones are read again with more."""
@@ -54,6 +54,26 @@ class TurnTiming:
     """A server that answers for so long without giving the messages leaves the end ``unknown``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """A session in which nothing is under way."""
+
+    last_message_id: str | None
+    """None: it is empty."""
+
+
+async def at_rest(client: OpenCodeClient, session_id: str) -> Rest | None:
+    """Look at a session, without waiting for anything; None where a turn is or may be under way. Raises `SessionNotFound`.
+
+    Both questions are asked at once. An answer to the second may be older than the one to the first, so it counts only where it is
+    the end of a turn.
+    """
+    is_busy, last = await both(client.is_busy(session_id), client.messages(session_id, limit=1))
+    if is_busy or not all(ends_turn(message) for message in last):
+        return None
+    return Rest(last[-1].id if last else None)
+
+
 async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta) -> str | None:
     """Wait until a session is idle and return the id of its last message; None for an empty one.
 
@@ -61,10 +81,9 @@ async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta
     """
     pause = FIRST_LOOK
     with anyio.move_on_after(timeout.total_seconds()):
-        is_busy, last = await both(client.is_busy(session_id), client.messages(session_id, limit=1))
-        if not is_busy and all(ends_turn(message) for message in last):
-            return last[-1].id if last else None
-        # The message may have been read before the turn that ran there ended.
+        rest = await at_rest(client, session_id)
+        if rest is not None:
+            return rest.last_message_id
         while await client.is_busy(session_id):
             await anyio.sleep(pause)
             pause = min(pause * 2, LAST_LOOK)

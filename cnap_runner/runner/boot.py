@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import anyio
@@ -34,6 +35,16 @@ class Life:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LastTurn:
+    """A turn that ended."""
+
+    task_id: str
+    session_id: str
+    ended_at: datetime
+    """As in the store, where it is the agent's ``last_active_at`` until somebody ends another turn."""
+
+
 @dataclass(slots=True)
 class LiveInstance:
     """An instance this manager can talk to."""
@@ -45,6 +56,8 @@ class LiveInstance:
     events: SharedFeed
     """Opened by the first turn, kept over all of them."""
     life: Life
+    last_turn: LastTurn | None = None
+    """The last one that this manager drove here."""
 
     async def aclose(self) -> None:
         """Close its stream and its connections. The instance stays as it is."""

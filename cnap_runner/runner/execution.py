@@ -26,15 +26,16 @@ from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.turn import Turn, TurnEnd, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.active import ActiveRun, Interruption
-from cnap_runner.runner.boot import LiveInstance
+from cnap_runner.runner.boot import LastTurn, LiveInstance
 from cnap_runner.runner.callbacks import Audience
 from cnap_runner.runner.ending import WIND_UP, failed_by, result_of, turn_timing, wind_up
 from cnap_runner.runner.event_redaction import RedactedEvents
+from cnap_runner.runner.head_start import Claimed
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
-from cnap_runner.store.base import TurnContext, Wish
+from cnap_runner.store.base import Wish
 from cnap_runner.telemetry.logging import get_logger
 
 _log = get_logger(__name__)
@@ -77,18 +78,19 @@ class Execution:
         request: RunRequest,
         files: tuple[FilePart, ...],
         *,
-        context: TurnContext | None,
+        claimed: Claimed | None,
         deadline: float | None,
     ) -> RunResult:
         """Wait, make ready, send, follow, store. Raises what goes wrong before the prompt is sent.
 
-        ``context`` came with the entry of a run whose turn was claimed at once. ``deadline`` is one of the event loop's clock. Whatever happens, the entry is ended when this returns or raises.
+        ``claimed`` is what is known of a run whose turn was claimed with its entry. ``deadline`` is one of the event loop's clock.
+        Whatever happens, the entry is ended when this returns or raises.
         """
         sendable: _Sendable | None = None
         try:
             await self._tell_state(RunState.QUEUED)
             with self._active.interruptible(deadline):
-                sendable = await self._make_ready(request, files, context)
+                sendable = await self._make_ready(request, files, claimed)
             sendable = self._still_wanted(sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
@@ -98,32 +100,34 @@ class Execution:
 
     # --- before the prompt is sent --------------------------------------------------------------------------------------
 
-    async def _make_ready(
-        self, request: RunRequest, files: tuple[FilePart, ...], context: TurnContext | None
-    ) -> _Sendable:
+    async def _make_ready(self, request: RunRequest, files: tuple[FilePart, ...], claimed: Claimed | None) -> _Sendable:
         active = self._active
         if active.run.state is RunState.QUEUED:
             await self._queue.wait_turn(active)
             active.run = replace(active.run, state=RunState.STARTING)
         await self._tell_state(RunState.STARTING)
         try:
-            return await self._find_session(request, files, context)
+            return await self._find_session(request, files, claimed)
         except ServerUnreachable:
             # It may have died a moment ago, and the watch has not told yet: look at it anew, once.
             await self._instances.distrust(active.run.agent_id)
             return await self._find_session(request, files)
 
     async def _find_session(
-        self, request: RunRequest, files: tuple[FilePart, ...], context: TurnContext | None = None
+        self, request: RunRequest, files: tuple[FilePart, ...], claimed: Claimed | None = None
     ) -> _Sendable:
         run = self._active.run
-        if context is None:
-            context = await self._install.store.turn_context(run.agent_id, run.task_id)
-        row = context.agent
+        if claimed is None:
+            claimed = Claimed(await self._install.store.turn_context(run.agent_id, run.task_id))
+        row, session_id = claimed.context.agent, claimed.context.session_id
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
-        session_id, after = await self._session(live, context.session_id, at_most=max_run_time)
+        rest = claimed.rest_of(live)
+        if session_id is None or rest is None:
+            session_id, after = await self._session(live, session_id, at_most=max_run_time)
+        else:
+            after = rest.last_message_id
         prompt = make_prompt(row.spec, request, files)
         return _Sendable(live, record, session_id, after, prompt, max_run_time)
 
@@ -238,7 +242,7 @@ class Execution:
         with anyio.move_on_after((WIND_UP * 2).total_seconds(), shield=True):
             if end is None:
                 end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
-            return await self._finish(end, sendable.record)
+            return await self._finish(end, sendable)
         run_id = self._active.run.run_id
         raise StoreBusy(f"The result of run {run_id} could not be stored in time.", hint=_SETTLED_LATER)
 
@@ -251,7 +255,7 @@ class Execution:
         reason = "its caller was cancelled" if is_cancelled else f"of {error!r}"
         self._active.interrupt(Interruption.ABORTED, reason)
         end = await wind_up(self._active, turn, sendable.live.client, heard=self._heard)
-        await self._finish(end, sendable.record)
+        await self._finish(end, sendable)
 
     async def _taken(self) -> None:
         """The server took the prompt: write it, and see whether somebody wished the run to end meanwhile."""
@@ -260,10 +264,13 @@ class Execution:
             self._active.interrupt(Interruption.ABORTED, f"somebody asked to {wishes[0].kind} the agent")
         await self._tell_state(RunState.RUNNING)
 
-    async def _finish(self, end: TurnEnd, record: RunnerRecord) -> RunResult:
+    async def _finish(self, end: TurnEnd, sendable: _Sendable) -> RunResult:
         at = self._install.now()
-        idle = record.turn_began(at=at).turn_ended(at=at)
+        idle = sendable.record.turn_began(at=at).turn_ended(at=at)
         result = await self._store_end(end, runner=idle)
+        run = self._active.run
+        if run.ended_at is not None:
+            sendable.live.last_turn = LastTurn(run.task_id, sendable.session_id, run.ended_at)
         if self._active.interruption is not Interruption.DIED:
             self._install.known.see(idle)
         return result

@@ -38,7 +38,7 @@ _log = get_logger(__name__)
 
 
 class Instances:
-    """The instances this manager talks to. All methods but `note_death` need the agent's lease."""
+    """The instances this manager talks to. All methods but `note_death` and `last_used` need the agent's lease."""
 
     def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
         self._install = install
@@ -54,6 +54,10 @@ class Instances:
         for life in lives:
             life.reason = life.reason or reason
             life.died.set()
+
+    def last_used(self, agent_id: str) -> LiveInstance | None:
+        """Give the instance this manager used last for an agent; whether it still is the agent's, only the lease's holder knows."""
+        return self._live.get(agent_id)
 
     async def ensure(self, row: AgentRow) -> tuple[LiveInstance, RunnerRecord]:
         """Give a ready instance that fits the agent's spec, and the runner's record as it then is."""

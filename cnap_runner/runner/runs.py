@@ -6,13 +6,15 @@ import math
 
 import anyio
 
+from cnap_runner.aio.both import both
 from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
-from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
+from cnap_runner.runner.active import ActiveRuns, Interruption
 from cnap_runner.runner.callbacks import Audience
 from cnap_runner.runner.execution import Execution
+from cnap_runner.runner.head_start import Claimed, HeadStart, take_head_start
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import load_files
@@ -50,13 +52,15 @@ class Runs:
             files = await load_files(request)
             while True:
                 async with self.active.entering.holding(agent_id):
-                    entry = await self._enter(agent_id, request)
+                    entry, head_start = await both(
+                        self._enter(agent_id, request), self._take_head_start(agent_id, request.task_id)
+                    )
                     active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
                 if active is not None:
+                    claimed = None if entry.context is None else Claimed(entry.context, head_start)
+                    execution = Execution(self._install, self._instances, self.queue, active=active, audience=audience)
                     try:
-                        return await self._execution(active, audience).run(
-                            request, files, context=entry.context, deadline=deadline
-                        )
+                        return await execution.run(request, files, claimed=claimed, deadline=deadline)
                     finally:
                         self.active.remove(active)
                 result = await self._attend(entry.run, deadline=deadline)
@@ -107,6 +111,11 @@ class Runs:
                     for wish in await self._install.store.wishes_for(active.run):
                         active.interrupt(Interruption.ABORTED, f"somebody asked to {wish.kind} the agent")
 
+    async def _take_head_start(self, agent_id: str, task_id: str) -> HeadStart | None:
+        if any(active.run.agent_id == agent_id for active in self.active):
+            return None
+        return await take_head_start(self._instances.last_used(agent_id), task_id)
+
     async def _enter(self, agent_id: str, request: RunRequest) -> Entry:
         new = NewRun(
             run_id=new_id("run"),
@@ -119,9 +128,6 @@ class Runs:
             created_at=self._install.now(),
         )
         return await self._install.store.enter_run(new, must_be_alone=not request.wait, is_alive=self._install.is_alive)
-
-    def _execution(self, active: ActiveRun, audience: Audience) -> Execution:
-        return Execution(self._install, self._instances, self.queue, active=active, audience=audience)
 
     async def _attend(self, run: RunRecord, *, deadline: float | None) -> RunResult:
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):

@@ -1,0 +1,62 @@
+"""A look at the session while the run's entry is being written, so that neither waits for the other.
+
+Who looks has no lease yet, so somebody else's turn may end in between. That shows: it sets the agent's ``last_active_at``, which
+comes with the claimed entry. Only if it still is what this manager's own last turn set, what was seen is as good as seen under the lease.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import timedelta
+
+import anyio
+
+from cnap_runner.errors import ServerError
+from cnap_runner.opencode.turn import Rest, at_rest
+from cnap_runner.runner.boot import LastTurn, LiveInstance
+from cnap_runner.store.base import TurnContext
+
+LIMIT = timedelta(seconds=0.25)
+"""A look takes milliseconds; one that takes longer is not worth waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadStart:
+    """What was seen of a session."""
+
+    live: LiveInstance
+    after: LastTurn
+    rest: Rest
+
+    def holds(self, live: LiveInstance, context: TurnContext) -> bool:
+        """Whether it is true under the lease: the same instance and session, and nobody ended a turn of the agent since."""
+        return (
+            live is self.live
+            and context.session_id == self.after.session_id
+            and context.agent.last_active_at == self.after.ended_at
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What is known of a run when its turn is claimed."""
+
+    context: TurnContext
+    head_start: HeadStart | None = None
+
+    def rest_of(self, live: LiveInstance) -> Rest | None:
+        """Give what the head start saw of the session, where that holds in this instance."""
+        ahead = self.head_start
+        return ahead.rest if ahead is not None and ahead.holds(live, self.context) else None
+
+
+async def take_head_start(live: LiveInstance | None, task_id: str) -> HeadStart | None:
+    """Look at the session of a task whose turn was the last one; None where there is nothing to be seen. Raises nothing."""
+    last = None if live is None else live.last_turn
+    if live is None or last is None or last.task_id != task_id or live.life.died.is_set():
+        return None
+    with contextlib.suppress(ServerError), anyio.move_on_after(LIMIT.total_seconds()):
+        rest = await at_rest(live.client, last.session_id)
+        return None if rest is None else HeadStart(live, last, rest)
+    return None
