@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import anyio.to_thread
@@ -20,24 +20,18 @@ import anyio.to_thread
 from cnap_runner.errors import InvalidInput, SecretUnavailable, SecretWarning
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.secret_finding import PLACEHOLDER, without_secrets, without_tokens
 from cnap_runner.secrets.base import is_reference
 from cnap_runner.secrets.names import check_name, check_value
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
-from cnap_runner.telemetry.patterns import SECRET_NAME, redact_patterns
 
 LITERAL = "literal:"
 """What may be put before a value in ``secrets`` to say that it is the secret itself."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_REFERENCE = re.compile(rf"{_PLACEHOLDER.pattern}|\{{(?:file|env):[^}}]*\}}")
 _LONGEST_NAME = 100
 """Characters of a name that is made here; the vault's name for it has the agent's id and a tag besides."""
-_MARK = "\0"
-
-_NOT_NEEDED = frozenset({"dummy", "empty", "lm-studio", "na", "none", "not-needed", "null", "ollama", "unused", "x"})
-"""What people write where a key is asked for and none is needed, in small letters."""
 
 _log = get_logger(__name__)
 
@@ -88,9 +82,11 @@ def take_literals(spec: AgentSpec, *, key: bytes) -> Taken:
     """
     taker = _Taker(spec, key)
     secrets = {name: taker.entry(name, value) for name, value in spec.secrets.items()}
-    opencode = taker.walk(spec.opencode, ("opencode",))
+    opencode = without_secrets(spec.opencode, ("opencode",), taker.found)
     mcp = {
-        name: type(server).model_validate(taker.walk(server.model_dump(exclude_unset=True), ("mcp", name)))
+        name: type(server).model_validate(
+            without_secrets(server.model_dump(exclude_unset=True), ("mcp", name), taker.found)
+        )
         for name, server in spec.mcp.items()
     }
     git = taker.address(spec.workspace.git)
@@ -111,7 +107,7 @@ class _Taker:
     def __init__(self, spec: AgentSpec, key: bytes) -> None:
         self._spec = spec
         self._key = key
-        self._used = set(_PLACEHOLDER.findall(spec.model_dump_json(include={"opencode", "mcp", "workspace"})))
+        self._used = set(PLACEHOLDER.findall(spec.model_dump_json(include={"opencode", "mcp", "workspace"})))
         self.secrets: dict[str, str] = {}
         """Name → reference, of those that were found."""
         self.literals: dict[str, str] = {}
@@ -123,41 +119,14 @@ class _Taker:
             raise InvalidInput(f"{name[:80]!r} is no name for a secret: ${{NAME}} has letters, digits and '_'.")
         return value if is_reference(value) else self._keep(name, value.removeprefix(LITERAL), f"secrets.{name}")
 
-    def walk(self, value: Any, path: tuple[str, ...]) -> Any:
-        """Give a part of the configuration without secrets."""
-        match value:
-            case Mapping():
-                return {key: self.walk(item, (*path, str(key))) for key, item in value.items()}
-            case list() | tuple():
-                return [self.walk(item, path) for item in value]
-            case str():
-                return self._text(value, path)
-            case _:
-                return value
-
     def address(self, git: str | None) -> str | None:
         """Give the address of a workspace's origin. What is percent-encoded in it is decoded in the vault, as git's credentials are."""
-        return None if git is None else self._by_looks(git, ("workspace", "git"), decode=True)
+        if git is None:
+            return None
+        return without_tokens(git, ("workspace", "git"), lambda value, path: self.found(unquote(value), path))
 
-    def _text(self, text: str, path: tuple[str, ...]) -> str:
-        if _REFERENCE.search(text):
-            return text
-        # The keys of permissions are patterns of files and commands: "*credentials" is one of them.
-        is_permission = path[0] == "opencode" and "permission" in path
-        if text.lower() not in {"", *_NOT_NEEDED} and not is_permission and SECRET_NAME.fullmatch(path[-1]):
-            return self._found(text, path)
-        return self._by_looks(text, path)
-
-    def _by_looks(self, text: str, path: tuple[str, ...], *, decode: bool = False) -> str:
-        """Replace those parts of a text that are secret by their looks; the rest stays, so that an address remains one."""
-        kept = redact_patterns(text, _MARK).split(_MARK)
-        parts = re.fullmatch("(.+?)".join(map(re.escape, kept)), text, re.DOTALL) if len(kept) > 1 else None
-        if parts is None:
-            return text
-        found = [self._found(unquote(part) if decode else part, path) for part in parts.groups()]
-        return "".join(piece for pair in zip(kept, [*found, ""], strict=True) for piece in pair)
-
-    def _found(self, value: str, path: tuple[str, ...]) -> str:
+    def found(self, value: str, path: tuple[str, ...]) -> str:
+        """Keep a secret that stands in the spec, and give what takes its place."""
         name = self._free_name("_".join(path[1:] if path[0] == "opencode" else path))
         self.secrets[name] = self._keep(name, value, ".".join(path))
         return f"${{{name}}}"
@@ -195,9 +164,13 @@ def _put_all(install: Install, literals: Mapping[str, str]) -> None:
 
 
 def _kept_names(install: Install, agent_id: str) -> list[str]:
-    """Name the literals that the vault keeps for an agent. One that cannot be read keeps nobody from working with agents that need none."""
+    """Name the literals that the vault keeps for an agent; what was set by hand has no tag.
+
+    A vault that cannot be read keeps nobody from working with agents that need none of it.
+    """
+    literal = re.compile(rf"{re.escape(agent_id)}/{_NAME.pattern}\.[0-9a-f]{{8}}")
     try:
-        return [name for name in install.secrets.vault.names() or () if name.startswith(f"{agent_id}/")]
+        return [name for name in install.secrets.vault.names() or () if literal.fullmatch(name)]
     except SecretUnavailable as error:
         _log.warning("vault_unreadable", error=str(error))
         return []

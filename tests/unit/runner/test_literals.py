@@ -178,15 +178,16 @@ async def test_a_literal_is_nowhere_in_the_data_folder(manager: RunnerManager, v
 async def test_a_replaced_literal_leaves_the_vault(manager: RunnerManager, vault: Vault) -> None:
     """What no spec names any more is forgotten; what another agent names stays."""
     vault.put("MINE", "the user's own")
+    vault.put("alice/SPARE", "set by hand, not used yet")
     with pytest.warns(SecretWarning):
         first = await manager.create_runner(spec_of(secrets={"TOKEN": VALUE}))
     shared = first.spec.secrets["TOKEN"]
     await manager.create_runner(spec_of(agent_id="bob", secrets={"TOKEN": shared}))
     with pytest.warns(SecretWarning):
         await manager.create_runner(spec_of(secrets={"TOKEN": "another-value"}))
-    assert len(vault.names()) == 3
+    assert len(vault.names()) == 4
     await manager.create_runner(spec_of())
-    assert vault.names() == ["MINE", shared.removeprefix("vault:")]
+    assert vault.names() == ["MINE", "alice/SPARE", shared.removeprefix("vault:")]
 
 
 async def test_a_declared_literal_that_is_kept_already_is_no_change(manager: RunnerManager) -> None:
