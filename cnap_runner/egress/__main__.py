@@ -1,4 +1,4 @@
-"""``python -m cnap_runner.egress FOLDER ADDRESS``: start the proxy, detached, and return once it listens. For `process.ensure_proxy` alone."""
+"""``python -m cnap_runner.egress FOLDER ADDRESS [PROXY [NO_PROXY]]``: start the proxy, detached, and return once it listens. For `process.ensure_proxy` alone."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from cnap_runner.egress.proxy_process import READY, run
+from cnap_runner.egress.proxy_process import READY, ProxyState, run
 
 
-def main(folder: Path, address: str) -> int:
+def main(folder: Path, address: str, http_proxy: str = "", no_proxy: str = "") -> int:
     """Start the proxy in a session of its own, without any stream of whoever asked; give the exit code."""
     ready, tell = os.pipe()
     if os.fork() != 0:
@@ -21,9 +21,9 @@ def main(folder: Path, address: str) -> int:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
-    run(folder, address=address, ready=tell)
+    run(folder, wanted=ProxyState(address, 0, 0, http_proxy, no_proxy), ready=tell)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:5]))

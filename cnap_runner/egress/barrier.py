@@ -9,6 +9,7 @@ from pathlib import Path
 from cnap_runner.egress.filter import PacketFilter, Port, why_no_filter
 from cnap_runner.egress.process import end_proxy, ensure_proxy
 from cnap_runner.egress.rulebook import Rulebook
+from cnap_runner.egress.upstream import upstream_of
 from cnap_runner.errors import BackendError, InvalidInput
 
 FOLDER = "egress"
@@ -19,8 +20,9 @@ _INTERFACES = Path("/sys/class/net")
 class Barrier:
     """One install's. Its methods block; those that change something are called under ``install.lock``."""
 
-    def __init__(self, data_dir: Path, install_id: str) -> None:
+    def __init__(self, data_dir: Path, install_id: str, *, http_proxy: str = "", no_proxy: str = "") -> None:
         self.folder = data_dir / FOLDER
+        self._upstream = {"http_proxy": http_proxy, "no_proxy": no_proxy}
         self.rulebook = Rulebook(self.folder)
         self._filter = PacketFilter(install_id)
 
@@ -34,7 +36,8 @@ class Barrier:
                 f"Egress modes none and allowlist cannot be kept here: {why}",
                 hint="Give cnap-runner what is missing, or use mode 'open'.",
             )
-        state = ensure_proxy(self.folder, address=gateway)
+        upstream_of(**self._upstream)  # refused here rather than in the proxy's own process
+        state = ensure_proxy(self.folder, address=gateway, **self._upstream)
         self._filter.close(interface, Port(state.address, state.port))
         return f"http://{state.address}:{state.port}"
 

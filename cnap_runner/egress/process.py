@@ -11,6 +11,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from cnap_runner.egress.log import LOG_FILE
 from cnap_runner.egress.proxy_process import WANTED_FILE, ProxyState, is_alive, read_state
 from cnap_runner.errors import BackendError
 
@@ -21,21 +22,22 @@ _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "
 """All that the proxy gets of a manager's environment: the rest may hold keys."""
 
 
-def ensure_proxy(folder: Path, *, address: str) -> ProxyState:
-    """Make sure that the install's proxy lives and listens at an address of this host; tell where.
+def ensure_proxy(folder: Path, *, address: str, http_proxy: str = "", no_proxy: str = "") -> ProxyState:
+    """Make sure that the install's proxy lives, listens at an address of this host, and goes through a company's own; tell where.
 
     Idempotent; costs a look at two files where it lives. Raises `BackendError` where it cannot be started.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / WANTED_FILE).touch()
+    wanted = (address, http_proxy, no_proxy)
     state = living_proxy(folder)
-    if state is not None and state.address == address:
+    if state is not None and (state.address, state.http_proxy, state.no_proxy) == wanted:
         return state
-    end_proxy(folder)  # it listens on a network that is no more
-    _start(folder, address)
+    end_proxy(folder)  # it listens on a network that is no more, or was told another way out
+    _start(folder, *wanted)
     state = living_proxy(folder)
     if state is None:
-        raise BackendError("The egress proxy ended at once.", hint=f"See {folder / 'proxy.log'}.")
+        raise BackendError("The egress proxy ended at once.", hint=f"See {folder / LOG_FILE}.")
     return state
 
 
@@ -67,8 +69,8 @@ def _signal(folder: Path, number: signal.Signals) -> None:
             os.close(descriptor)
 
 
-def _start(folder: Path, address: str) -> None:
-    argv = [sys.executable, "-P", "-m", "cnap_runner.egress", str(folder.absolute()), address]
+def _start(folder: Path, *wanted: str) -> None:
+    argv = [sys.executable, "-P", "-m", "cnap_runner.egress", str(folder.absolute()), *wanted]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     try:
         # It returns once the proxy, which detaches, listens.
@@ -85,6 +87,4 @@ def _start(folder: Path, address: str) -> None:
         raise BackendError(f"The egress proxy could not be started: {error}.") from error
     if done.returncode != 0:
         words = done.stderr.decode(errors="replace").strip()[-500:]
-        raise BackendError(
-            f"The egress proxy could not be started. {words}".rstrip(), hint=f"See {folder / 'proxy.log'}."
-        )
+        raise BackendError(f"The egress proxy could not be started. {words}".rstrip(), hint=f"See {folder / LOG_FILE}.")

@@ -17,9 +17,8 @@ import anyio.abc
 import h11
 import structlog
 
-from cnap_runner.egress import reaching
 from cnap_runner.egress.client_side import CHUNK_BYTES, Asked, ClientSide, refusal
-from cnap_runner.egress.reaching import Refused, Resolve
+from cnap_runner.egress.reaching import Outside, Refused
 from cnap_runner.egress.rulebook import Entries, Entry, Rulebook
 from cnap_runner.egress.rules import Rule, find_rule
 
@@ -63,15 +62,13 @@ class Proxy:
         self,
         book: Rulebook,
         *,
-        host_address: str,
+        outside: Outside,
         log: structlog.stdlib.BoundLogger,
-        resolver: Resolve = reaching.resolve,
         limits: ProxyLimits = ProxyLimits(),
     ) -> None:
         self._book = book
-        self._host_address = host_address
+        self._outside = outside
         self._log = log
-        self._resolve = resolver
         self._limits = limits
         self._stamp: tuple[int, int] | None = None
         self._entries: Entries = {}
@@ -118,9 +115,7 @@ class Proxy:
         try:
             rule = _admitting(entry, asked)
             with _limit(self._limits.connect_time, 502, f"{asked.host} did not answer in time."):
-                server = await reaching.connect(
-                    asked.host, asked.port, rule=rule, host_address=self._host_address, resolver=self._resolve
-                )
+                server = await self._outside.connect(asked.host, asked.port, rule=rule)
         except Refused as answer:
             agent_id = entry.agent_id if entry else None
             self._log.warning("refused", client=address, agent_id=agent_id, **_place(asked), reason=answer.reason)

@@ -13,7 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,9 @@ import structlog
 
 from cnap_runner.egress.log import open_log
 from cnap_runner.egress.proxy import Proxy
+from cnap_runner.egress.reaching import Outside
 from cnap_runner.egress.rulebook import Rulebook
+from cnap_runner.egress.upstream import upstream_of
 
 LIFE_FILE = "proxy.lock"
 """Locked for as long as the proxy lives."""
@@ -45,6 +47,9 @@ class ProxyState:
     address: str
     port: int
     pid: int
+    http_proxy: str = ""
+    """The company's own proxy, through which ours goes; empty: none."""
+    no_proxy: str = ""
 
 
 def read_state(folder: Path) -> ProxyState | None:
@@ -70,8 +75,9 @@ def is_alive(folder: Path) -> bool:
     return False
 
 
-def run(folder: Path, *, address: str, ready: int) -> None:
-    """Be the proxy until it is time to end. ``ready``: a pipe that is told once it listens; closed without a word where it cannot."""
+def run(folder: Path, *, wanted: ProxyState, ready: int) -> None:
+    """Be the proxy until it is time to end. ``ready``: a pipe that is told once it listens; closed without a word where it cannot.
+    ``wanted``: where to listen, on whichever port, and what to go through."""
     log = open_log(folder)
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -79,7 +85,7 @@ def run(folder: Path, *, address: str, ready: int) -> None:
     with _life(folder) as is_ours:
         if is_ours:
             try:
-                anyio.run(_serve, folder, address, ready, log)
+                anyio.run(_serve, folder, wanted, ready, log)
             except Exception:
                 log.exception("proxy_failed")
                 raise
@@ -104,14 +110,15 @@ def _lock(descriptor: int) -> bool:
     return False
 
 
-async def _serve(folder: Path, address: str, ready: int, log: structlog.stdlib.BoundLogger) -> None:
-    proxy = Proxy(Rulebook(folder), host_address=address, log=log)
+async def _serve(folder: Path, wanted: ProxyState, ready: int, log: structlog.stdlib.BoundLogger) -> None:
+    outside = Outside(wanted.address, upstream=upstream_of(wanted.http_proxy, wanted.no_proxy))
+    proxy = Proxy(Rulebook(folder), outside=outside, log=log)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with await _listen(folder, address) as listener, anyio.create_task_group() as tasks:
+        async with await _listen(folder, wanted.address) as listener, anyio.create_task_group() as tasks:
             port = int(listener.extra(anyio.abc.SocketAttribute.local_port))  # noqa: S610 - no database
-            _write_state(folder, ProxyState(address, port, os.getpid()))
+            _write_state(folder, replace(wanted, port=port, pid=os.getpid()))
             tasks.start_soon(listener.serve, proxy.handle)
-            log.info("proxy_started", address=address, port=port, pid=os.getpid())
+            log.info("proxy_started", address=wanted.address, port=port, pid=os.getpid())
             os.write(ready, READY)
             os.close(ready)
             tasks.start_soon(_end_on_signal, signals, tasks.cancel_scope)

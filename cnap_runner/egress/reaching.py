@@ -5,15 +5,18 @@ So a name whose answer changes between check and use (DNS rebinding) gains nothi
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 
 import anyio
 import anyio.abc
 
 from cnap_runner.egress.addresses import why_refused
 from cnap_runner.egress.rules import HOST_ALIAS, Rule, as_address
+from cnap_runner.egress.upstream import Upstream
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Gives the addresses of a host's name; raises `OSError` where it has none."""
@@ -36,33 +39,53 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-async def connect(host: str, port: int, *, rule: Rule, host_address: str, resolver: Resolve) -> anyio.abc.SocketStream:
-    """Connect to a host that a rule admits. Raises `Refused` where it cannot or may not be reached."""
-    reason = "it does not resolve"
-    for address in await _addresses(host, port, host_address=host_address, resolver=resolver):
-        refused = None if host == HOST_ALIAS else _why_refused(address, rule=rule)
-        if refused is not None:
-            reason = refused
-            continue
-        try:
-            # An address, so that nothing is resolved a second time.
-            return await anyio.connect_tcp(address, port)
-        except OSError:
-            reason = ""
-    if not reason:
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """All that is beyond the proxy, as this host reaches it."""
+
+    host_address: str
+    """What `HOST_ALIAS` stands for."""
+    resolver: Resolve = resolve
+    upstream: Upstream | None = None
+
+    async def connect(self, host: str, port: int, *, rule: Rule) -> anyio.abc.SocketStream:
+        """Connect to a host that a rule admits. Raises `Refused` where it cannot or may not be reached."""
+        if self.upstream is not None and host != HOST_ALIAS and self.upstream.is_for(host):
+            return await self._connect_through(self.upstream, host, port, rule)
+        refused = "it does not resolve"
+        for address in await self._addresses(host, port):
+            why = None if host == HOST_ALIAS else _why_refused(address, rule=rule)
+            if why is not None:
+                refused = why
+                continue
+            refused = ""
+            with contextlib.suppress(OSError):
+                # An address, so that nothing is resolved a second time.
+                return await anyio.connect_tcp(address, port)
+        if refused:
+            raise Refused(403, f"{host}:{port} is refused: {refused}.")
         raise Refused(502, f"{host}:{port} cannot be connected to.")
-    raise Refused(403, f"{host}:{port} is refused: {reason}.")
 
+    async def _connect_through(self, upstream: Upstream, host: str, port: int, rule: Rule) -> anyio.abc.SocketStream:
+        """Let a company's proxy connect. It resolves names itself, because this host may not be able to."""
+        if as_address(host) is not None and (why := _why_refused(host, rule=rule)) is not None:
+            raise Refused(403, f"{host}:{port} is refused: {why}.")
+        if upstream.host == HOST_ALIAS:
+            upstream = replace(upstream, host=self.host_address)
+        try:
+            return await upstream.connect(host, port)
+        except OSError as error:
+            raise Refused(502, f"the upstream proxy does not connect to {host}:{port}.") from error
 
-async def _addresses(host: str, port: int, *, host_address: str, resolver: Resolve) -> Sequence[str]:
-    if host == HOST_ALIAS:
-        return [host_address]
-    if as_address(host) is not None:
-        return [host]
-    try:
-        return await resolver(host, port)
-    except OSError as error:
-        raise Refused(502, f"{host} does not resolve.") from error
+    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+        if host == HOST_ALIAS:
+            return [self.host_address]
+        if as_address(host) is not None:
+            return [host]
+        try:
+            return await self.resolver(host, port)
+        except OSError as error:
+            raise Refused(502, f"{host} does not resolve.") from error
 
 
 def _why_refused(address: str, *, rule: Rule) -> str | None:

@@ -14,8 +14,10 @@ from anyio.abc import SocketAttribute
 
 from cnap_runner.egress import log
 from cnap_runner.egress.proxy import Proxy, ProxyLimits
+from cnap_runner.egress.reaching import Outside
 from cnap_runner.egress.rulebook import Entry, Rulebook
 from cnap_runner.egress.rules import parse_rule
+from cnap_runner.egress.upstream import Upstream
 
 HOST = "127.0.0.1"
 
@@ -104,7 +106,12 @@ def limits() -> ProxyLimits:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, limits: ProxyLimits) -> AsyncIterator[Bench]:
+def upstream() -> Upstream | None:
+    return None
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, limits: ProxyLimits, upstream: Upstream | None) -> AsyncIterator[Bench]:
     names: dict[str, Sequence[str]] = {}
     book = Rulebook(tmp_path / "egress")
 
@@ -116,7 +123,7 @@ async def bench(tmp_path: Path, limits: ProxyLimits) -> AsyncIterator[Bench]:
             raise OSError("no such name")
         return names[host]
 
-    proxy = Proxy(book, host_address=HOST, log=log.logger(), resolver=resolve, limits=limits)
+    proxy = Proxy(book, outside=Outside(HOST, resolve, upstream), log=log.logger(), limits=limits)
     async with await anyio.create_tcp_listener(local_host=HOST) as listener, anyio.create_task_group() as tasks:
         bench = Bench(proxy, book, listener.extra(SocketAttribute.local_port), names, looked_up)  # noqa: S610 - no database
         tasks.start_soon(listener.serve, proxy.handle)
