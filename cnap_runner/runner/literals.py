@@ -54,7 +54,6 @@ async def keep_spec(install: Install, spec: AgentSpec) -> AgentRow:
     taken = take_literals(spec, key=install.key)
     install.redactor.add(*taken.literals.values())
     for text in taken.warnings:
-        _log.warning("literal_secret_given", agent_id=spec.agent_id, advice=text)
         warnings.warn(text, SecretWarning, stacklevel=3)
     if not taken.literals and not await anyio.to_thread.run_sync(_kept_names, install, spec.agent_id):
         return await install.store.put_agent(taken.spec, at=install.now())

@@ -13,6 +13,7 @@ from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
 from cnap_runner.runner.active import ActiveRuns, Interruption
 from cnap_runner.runner.callbacks import Audience
+from cnap_runner.runner.error_redaction import redact_error
 from cnap_runner.runner.execution import Execution
 from cnap_runner.runner.head_start import Claimed, HeadStart, take_head_start
 from cnap_runner.runner.install import Install
@@ -68,6 +69,7 @@ class Runs:
                     await audience.tell(RunEnded(result))
                     return result
         except RunnerError as error:
+            redact_error(error, self._install.redactor)
             await audience.refuse(error)
             raise
 
