@@ -13,6 +13,7 @@ from typing import Any
 import anyio.to_thread
 
 from cnap_runner.backends.base import Backend
+from cnap_runner.egress.barrier import Barrier
 from cnap_runner.errors import InvalidInput, StoreError
 from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
@@ -81,6 +82,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 is_alive=liveness(data_dir),
                 redactor=redactor or Redactor(),
                 secrets=make_secrets(settings, key),
+                barrier=make_barrier(settings, install_id),
                 connect=OpenCodeClient,
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
@@ -123,6 +125,12 @@ def make_secrets(settings: Settings, key: bytes) -> SecretStore:
             Vault(settings.data_dir, key),
         ]
     )
+
+
+def make_barrier(settings: Settings, install_id: str) -> Barrier:
+    """Make what stands between an install's agents and the world. Starts and changes nothing."""
+    proxy = settings.https_proxy or settings.http_proxy or ""
+    return Barrier(settings.data_dir, install_id, http_proxy=proxy, no_proxy=settings.no_proxy or "")
 
 
 def read_install_id(data_dir: Path) -> str | None:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cnap_runner.backends.base import Backend
+from cnap_runner.egress.barrier import Barrier
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.instance import Kit
 from cnap_runner.model.runner import RunnerRecord
@@ -53,6 +54,7 @@ class Install:
     """Whether a manager's process still lives."""
     redactor: Redactor
     secrets: SecretStore
+    barrier: Barrier
     connect: Connect
     known: KnownRunners
     lock: Callable[[], AbstractAsyncContextManager[object]]
