@@ -1,0 +1,65 @@
+"""The secrets of instances that somebody else started, so that this manager redacts them too."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import anyio.to_thread
+
+from cnap_runner.errors import InvalidInput, RunnerNotFound
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.runner.configuration import CATALOGUE_KEYS, providers_of
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.planning import Planner
+from cnap_runner.runner.resolving import Resolver
+from cnap_runner.runner.secret_finding import PLACEHOLDER
+
+
+class KnownSecrets:
+    """Teaches the redactor what the agents of an install use, as far as this process can read it.
+
+    Whoever starts an instance knows its values anyway. A keyring is not asked: it may ask its user, who wants to use what runs.
+    """
+
+    def __init__(self, install: Install, planner: Planner) -> None:
+        self._install = install
+        self._planner = planner
+        self._learned: dict[str, tuple[AgentSpec, str | None]] = {}
+        """The spec and the instance of each agent whose secrets are known."""
+
+    async def learn(self, agent_id: str) -> None:
+        """Learn an agent's secrets and its server's password, once for each spec and instance. What cannot be read is no error."""
+        install = self._install
+        try:
+            row = await install.store.get_agent(agent_id)
+        except RunnerNotFound:
+            return
+        seen = row.spec, row.runner.instance_id
+        if self._learned.get(agent_id) == seen:
+            return
+        if row.runner.instance_id is not None:
+            install.redactor.add(install.password_of(row.runner.instance_id))
+        config = self._planner.configuration(row.spec)
+        install.redactor.add(*await anyio.to_thread.run_sync(_readable_values, row.spec, config, install))
+        self._learned[agent_id] = seen
+
+
+def names_used(spec: AgentSpec, config: Mapping[str, Any]) -> set[str]:
+    """Name all that an agent's settings may stand for: its secrets, what ``${NAME}`` names, its providers' usual keys."""
+    named = PLACEHOLDER.findall(json.dumps(config) + (spec.workspace.git or ""))
+    usual = [name for provider in providers_of(config, spec) for name in CATALOGUE_KEYS.get(provider, ())]
+    return {*spec.secrets, *named, *usual}
+
+
+def _readable_values(spec: AgentSpec, config: Mapping[str, Any], install: Install) -> list[str]:
+    resolver = Resolver(spec, install.secrets, os.environ, install.settings.env_allow)
+    values = []
+    for name in sorted(names_used(spec, config)):
+        if not spec.secrets.get(name, "").startswith("keyring:"):
+            with suppress(InvalidInput):
+                values.append(resolver.value(name))
+    return values
