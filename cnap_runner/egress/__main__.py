@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from cnap_runner.egress.proxy_process import READY, ProxyState, run
+from cnap_runner.egress.proxy_process import READY, run
+from cnap_runner.egress.proxy_state import ProxyState
 
 
 def main(folder: Path, address: str, http_proxy: str = "", no_proxy: str = "") -> int:

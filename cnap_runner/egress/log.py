@@ -9,7 +9,8 @@ from typing import cast
 
 import structlog
 
-LOG_FILE = "proxy.log"
+from cnap_runner.egress.proxy_state import LOG_FILE
+
 LOG_BYTES = 2 << 20
 """Size from which on a new file is begun; one old file is kept."""
 

@@ -11,8 +11,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from cnap_runner.egress.log import LOG_FILE
-from cnap_runner.egress.proxy_process import WANTED_FILE, ProxyState, is_alive, read_state
+from cnap_runner.egress.proxy_state import LOG_FILE, WANTED_FILE, ProxyState, is_alive, read_state
 from cnap_runner.errors import BackendError
 
 _START = timedelta(seconds=20)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import resource
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,56 +22,17 @@ import structlog
 
 from cnap_runner.egress.log import open_log
 from cnap_runner.egress.proxy import Proxy
+from cnap_runner.egress.proxy_state import LIFE_FILE, WANTED_FILE, ProxyState, read_state, write_state
 from cnap_runner.egress.reaching import Outside
 from cnap_runner.egress.rulebook import Rulebook
 from cnap_runner.egress.upstream import upstream_of
 
-LIFE_FILE = "proxy.lock"
-"""Locked for as long as the proxy lives."""
-STATE_FILE = "proxy.json"
-WANTED_FILE = "wanted"
-"""Touched whenever a manager makes sure of the proxy."""
 LINGER = timedelta(minutes=10)
 """Time without any instance's rules, and without a manager that wanted it, after which the proxy ends."""
 READY = b"ready"
 _LOOK_SECONDS = 1.0
 _OPEN_FILES = 4096
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyState:
-    """Where the proxy of an install listens, and as which process."""
-
-    address: str
-    port: int
-    pid: int
-    http_proxy: str = ""
-    """The company's own proxy, through which ours goes; empty: none."""
-    no_proxy: str = ""
-
-
-def read_state(folder: Path) -> ProxyState | None:
-    """Read what the last proxy wrote down; None where there is nothing readable."""
-    try:
-        return ProxyState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def is_alive(folder: Path) -> bool:
-    """Whether a proxy lives in this folder."""
-    try:
-        descriptor = os.open(folder / LIFE_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def run(folder: Path, *, wanted: ProxyState, ready: int) -> None:
@@ -116,7 +76,7 @@ async def _serve(folder: Path, wanted: ProxyState, ready: int, log: structlog.st
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with await _listen(folder, wanted.address) as listener, anyio.create_task_group() as tasks:
             port = int(listener.extra(anyio.abc.SocketAttribute.local_port))  # noqa: S610 - no database
-            _write_state(folder, replace(wanted, port=port, pid=os.getpid()))
+            write_state(folder, replace(wanted, port=port, pid=os.getpid()))
             tasks.start_soon(listener.serve, proxy.handle)
             log.info("proxy_started", address=wanted.address, port=port, pid=os.getpid())
             os.write(ready, READY)
@@ -155,9 +115,3 @@ def _wanted_at(folder: Path) -> float:
         return (folder / WANTED_FILE).stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _write_state(folder: Path, state: ProxyState) -> None:
-    draft = folder / f".{STATE_FILE}.new"
-    draft.write_text(json.dumps(asdict(state)), encoding="utf-8")
-    draft.replace(folder / STATE_FILE)

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cnap_runner.egress.log import LOG_FILE
 from cnap_runner.egress.process import end_proxy, ensure_proxy, living_proxy
-from cnap_runner.egress.proxy_process import is_alive
+from cnap_runner.egress.proxy_state import LOG_FILE, is_alive
 from cnap_runner.egress.rulebook import Entry, Rulebook
 
 HOST = "127.0.0.1"
