@@ -7,7 +7,23 @@ from typing import Annotated
 
 import typer
 
-from cnap_runner.cli import agent, agents, apply, demo, doctor, image, life, logs, mcp, purge, run, runs, secret, shell
+from cnap_runner.cli import (
+    agent,
+    agents,
+    apply,
+    archive,
+    demo,
+    doctor,
+    image,
+    life,
+    logs,
+    mcp,
+    purge,
+    run,
+    runs,
+    secret,
+    shell,
+)
 from cnap_runner.cli.commands import Command, PromptCommand
 from cnap_runner.cli.exits import MEANINGS
 from cnap_runner.cli.failing import Commands
@@ -78,6 +94,8 @@ app.command(cls=Command, rich_help_panel=_AGENTS)(apply.apply)
 app.add_typer(agent.app, name="agent", rich_help_panel=_AGENTS)
 app.add_typer(mcp.app, name="mcp", rich_help_panel=_AGENTS)
 app.add_typer(secret.app, name="secret", rich_help_panel=_AGENTS)
+app.command(cls=Command, rich_help_panel=_AGENTS)(archive.export)
+app.command("import", cls=Command, rich_help_panel=_AGENTS)(archive.import_)
 app.command(cls=Command, rich_help_panel=_INSTALL)(demo.demo)
 app.command(cls=Command, rich_help_panel=_INSTALL)(doctor.doctor)
 app.add_typer(image.app, name="image", rich_help_panel=_INSTALL)
