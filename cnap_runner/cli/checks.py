@@ -159,6 +159,32 @@ def _check_database(path: Path) -> list[Finding]:
     ]
 
 
+async def check_secrets(settings: Settings) -> list[Finding]:
+    """Whether the install's key is its owner's alone, and the vault can be opened with it."""
+    return await anyio.to_thread.run_sync(lambda: list(_secrets(settings)))
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    from cnap_runner.wiring import make_secrets
+
+    key = settings.data_dir / "install.key"
+    try:
+        if key.stat().st_mode & 0o077:
+            why = f"{key} can be read by others: it opens the vault and every agent's server."
+            yield Finding("secrets", State.WARN, why, f"chmod 600 {key}")
+        vault = make_secrets(settings, key.read_bytes()).vault
+        count = len(vault.names() or ())
+    except FileNotFoundError:
+        return  # no install yet
+    except OSError as error:
+        yield Finding("secrets", State.FAIL, f"{key} cannot be read: {error.strerror}.")
+    except RunnerError as error:
+        yield _failed("secrets", error)
+    else:
+        if count:
+            yield Finding("secrets", State.OK, f"{count} in {vault.describe()}")
+
+
 async def check_limits(settings: Settings) -> list[Finding]:
     """Whether this machine has what the settings give to one agent. Nothing is said of limits that the backend does not apply."""
     from cnap_runner.wiring import make_backend
@@ -256,6 +282,7 @@ CHECKS: tuple[Check, ...] = (
     check_image,
     check_data_folder,
     check_database,
+    check_secrets,
     check_limits,
     check_npm,
     check_models,

@@ -44,6 +44,26 @@ def test_doctor_changes_nothing_and_exits_by_the_worst_finding(
     assert not cli.data_dir.exists()
 
 
+async def test_a_key_that_others_can_read_and_a_vault_it_does_not_open_are_found(
+    cli: House, settings: Settings
+) -> None:
+    """Nothing is said of an install without secrets, and nothing is made."""
+    assert await checks.check_secrets(settings) == []
+    settings.data_dir.mkdir()
+    key = settings.data_dir / "install.key"
+    key.write_bytes(b"k" * 32)
+    key.chmod(0o600)
+    wiring.make_secrets(settings, key.read_bytes()).vault.put("TOKEN", "the-value-itself")
+    (fine,) = await checks.check_secrets(settings)
+    assert (fine.state, fine.message[:4]) == (State.OK, "1 in")
+    key.chmod(0o644)
+    assert [finding.state for finding in await checks.check_secrets(settings)] == [State.WARN, State.OK]
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    (broken,) = await checks.check_secrets(settings)
+    assert (broken.state, "another install.key" in broken.message) == (State.FAIL, True)
+
+
 async def test_a_damaged_database_is_found(settings: Settings) -> None:
     """It says what to do; so does one of a newer version."""
     settings.data_dir.mkdir()
