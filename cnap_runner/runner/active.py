@@ -21,6 +21,8 @@ class Interruption(StrEnum):
     """Somebody wished so, or the manager closes."""
     DIED = "died"
     """Its instance ended."""
+    QUOTA = "quota"
+    """Its agent took more of the disk than it may."""
     TIMED_OUT = "timed_out"
 
 

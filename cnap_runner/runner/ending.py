@@ -25,7 +25,11 @@ _OUTCOMES = {
     Interruption.ABORTED: (Outcome.ABORTED, "aborted"),
     Interruption.TIMED_OUT: (Outcome.TIMED_OUT, "timed_out"),
     Interruption.DIED: (Outcome.FAILED, "instance_died"),
+    Interruption.QUOTA: (Outcome.FAILED, "quota_exceeded"),
 }
+
+_MAY_PASS = frozenset({Interruption.DIED, Interruption.TIMED_OUT})
+"""What may not happen again when the same call is made again."""
 
 
 async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, heard: Sequence[str] = ()) -> TurnEnd:
@@ -47,7 +51,7 @@ async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, hear
                 _log.warning("abort_failed", run_id=active.run.run_id, error=str(trouble))
         if end.outcome is Outcome.SUCCEEDED:
             return end
-    error = RunError(code=code, message=message, retryable=active.interruption is not Interruption.ABORTED)
+    error = RunError(code=code, message=message, retryable=active.interruption in _MAY_PASS)
     return replace(end, outcome=outcome, error=error)
 
 
