@@ -172,8 +172,16 @@ class Store(ABC):
         """Mark an agent deleted. Unknown or deleted already: nothing happens. Its ledger stays."""
 
     @abstractmethod
+    async def list_deleted(self) -> list[AgentRow]:
+        """Return all agents that are marked deleted, by id; ``deleted_at`` says when."""
+
+    @abstractmethod
     async def erase_agent(self, agent_id: str) -> None:
         """Forget an agent entirely: row, sessions, ledger. Unknown: nothing happens."""
+
+    @abstractmethod
+    async def erase_deleted(self, agent_id: str) -> bool:
+        """Forget an agent as `erase_agent` does, but only if it is marked deleted; tell whether it was."""
 
     # --- runners ----------------------------------------------------------------------------------------------------
 

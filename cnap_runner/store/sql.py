@@ -92,8 +92,16 @@ class SqlStore(Store):
         await self._database.write(agents.mark_deleted, agent_id, at=at)
 
     @override
+    async def list_deleted(self) -> list[AgentRow]:
+        return await self._database.read(agents.list_deleted)
+
+    @override
     async def erase_agent(self, agent_id: str) -> None:
         await self._database.write(agents.erase, agent_id)
+
+    @override
+    async def erase_deleted(self, agent_id: str) -> bool:
+        return await self._database.write(agents.erase_deleted, agent_id)
 
     # --- runners ----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from cnap_runner.store.transactions import leases
 
 _AGENT = agents.c.agent_id == sa.bindparam("of_agent")
 _KNOWN = sa.select(agents).where(_AGENT, agents.c.deleted_at.is_(None))
+_DELETED = sa.select(agents).where(agents.c.deleted_at.is_not(None)).order_by(agents.c.agent_id)
 _ALL_KNOWN = sa.select(agents).where(agents.c.deleted_at.is_(None)).order_by(agents.c.agent_id)
 
 
@@ -54,6 +55,11 @@ def list_known(tx: sa.Connection) -> list[AgentRow]:
     return [agent_from_row(row) for row in tx.execute(_ALL_KNOWN)]
 
 
+def list_deleted(tx: sa.Connection) -> list[AgentRow]:
+    """All agents that are marked deleted, by id."""
+    return [agent_from_row(row) for row in tx.execute(_DELETED)]
+
+
 def mark_deleted(tx: sa.Connection, agent_id: str, *, at: datetime) -> None:
     """Mark a known agent deleted."""
     deletion = agents.update().where(_AGENT, agents.c.deleted_at.is_(None)).values(deleted_at=to_micros(at))
@@ -64,6 +70,15 @@ def erase(tx: sa.Connection, agent_id: str) -> None:
     """Drop an agent's row, and with it its ledger and sessions; uses and wishes too. Its lease stays with whoever has it."""
     for table in (agents, agent_uses, wishes):
         tx.execute(table.delete().where(table.c.agent_id == agent_id))
+
+
+def erase_deleted(tx: sa.Connection, agent_id: str) -> bool:
+    """Drop an agent's row as `erase` does, if it is marked deleted."""
+    row = tx.execute(sa.select(agents.c.deleted_at).where(_AGENT), {"of_agent": agent_id}).first()
+    if row is None or row.deleted_at is None:
+        return False
+    erase(tx, agent_id)
+    return True
 
 
 # --- runners ----------------------------------------------------------------------------------------------------------

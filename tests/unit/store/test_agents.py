@@ -93,6 +93,20 @@ async def test_an_erased_agent_leaves_nothing_but_the_erasers_lease(
     assert await store.sign_off("m1", is_alive) == []
 
 
+async def test_only_a_deleted_agent_is_erased_as_such(store: SqlStore, now: datetime) -> None:
+    """list_deleted names it and when; one that came back meanwhile stays."""
+    await store.mark_deleted("alice", at=now)
+    assert [(row.spec.agent_id, row.deleted_at) for row in await store.list_deleted()] == [("alice", now)]
+    await store.put_agent(AgentSpec(agent_id="alice", model="f/m"), at=now)
+    assert await store.list_deleted() == []
+    assert not await store.erase_deleted("alice")
+    assert (await store.get_agent("alice")).spec.model == "f/m"
+    await store.mark_deleted("alice", at=now)
+    assert await store.erase_deleted("alice")
+    assert not await store.erase_deleted("alice")
+    assert await store.list_deleted() == []
+
+
 async def test_an_erased_place_is_not_given_again(store: SqlStore, enter: Enter, now: datetime) -> None:
     """Places only grow, even when the newest entry was erased: a wish never means a later run."""
     first = await enter("r1")
