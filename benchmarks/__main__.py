@@ -30,25 +30,27 @@ def main() -> int:
     """Run what was asked for; the exit code is 1 where nothing could be measured, whatever the figures are."""
     options = _parser().parse_args()
     try:
-        report = anyio.run(_measure, options.only or list(BENCHMARKS), options.rounds)
+        reports = anyio.run(_measure, options.only or list(BENCHMARKS), options.rounds)
     except RunnerError as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
-    print(report.text())
-    print(f"\nRaw values: benchmarks/results/{report.save().name}")
-    if options.write_docs:
-        report.write_docs()
+    for report in reports:
+        print(f"{report.text()}\n\nRaw values: benchmarks/results/{report.save().name}\n")
+        if options.write_docs:
+            report.write_docs()
     return 0
 
 
-async def _measure(names: list[str], rounds: int) -> Report:
+async def _measure(names: list[str], rounds: int) -> list[Report]:
     load_before = load()
     told = warning(load_before)
     if told is not None:
         sys.stderr.write(f"{told}\n")
     machine = await _machine()
-    comparisons = [comparison for name in names for comparison in await BENCHMARKS[name](rounds)]
-    return Report(datetime.now(UTC), machine, load_before, told, tuple(comparisons))
+    return [
+        Report(name, datetime.now(UTC), machine, load_before, told, tuple(await BENCHMARKS[name](rounds)))
+        for name in names
+    ]
 
 
 async def _machine() -> Machine:

@@ -13,6 +13,7 @@ from benchmarks.rounds import alternate
 from benchmarks.stage import STREAM_PROMPT, STREAM_WORDS, Change, child_process, open_stage, written
 from benchmarks.tap import latencies
 from benchmarks.turns import Ear, Heard, pair
+from cnap_runner.backends.base import OnAddress
 from cnap_runner.backends.docker import DockerBackend
 from cnap_runner.model.instance import InstanceRef
 
@@ -45,9 +46,10 @@ class TappedBackend(DockerBackend):
         super().__init__()
         self._taps = taps
 
-    async def start(self, ref: InstanceRef, *, secrets: bytes) -> str:
+    async def start(self, ref: InstanceRef, *, secrets: bytes, on_address: OnAddress | None = None) -> str:
         """Start a container, and a tap before its server."""
-        return await self._taps.enter_async_context(_tap(await super().start(ref, secrets=secrets)))
+        endpoint = await super().start(ref, secrets=secrets, on_address=on_address)
+        return await self._taps.enter_async_context(_tap(endpoint))
 
 
 @asynccontextmanager

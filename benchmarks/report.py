@@ -13,13 +13,14 @@ from benchmarks.machine import Machine
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+BEGIN, END = "<!-- figures of {}: written by make bench -->", "<!-- end of figures of {} -->"
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One measurement."""
+    """One measurement of one benchmark."""
 
+    name: str
     at: datetime
     machine: Machine
     load_before: float
@@ -49,17 +50,18 @@ class Report:
     def save(self) -> Path:
         """Write all values to a new file of `RESULTS`."""
         RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / f"{self.at:%Y%m%dT%H%M%SZ}.json"
+        path = RESULTS / f"{self.at:%Y%m%dT%H%M%SZ}-{self.name}.json"
         path.write_text(json.dumps(self._data(), indent=1) + "\n", encoding="utf-8")
         return path
 
     def write_docs(self) -> None:
-        """Put the figures in place of those in the docs; the text around them stays."""
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-        _, marker, after = rest.partition(END)
+        """Put the figures in place of this benchmark's in the docs; all around them stays."""
+        begin, end = BEGIN.format(self.name), END.format(self.name)
+        before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
+        _, marker, after = rest.partition(end)
         if not marker:
-            raise ValueError(f"{DOCS.name} lacks the lines {BEGIN!r} and {END!r}.")
-        DOCS.write_text(f"{before}{BEGIN}\n{self.text()}\n{END}{after}", encoding="utf-8")
+            raise ValueError(f"{DOCS.name} lacks the lines {begin!r} and {end!r}.")
+        DOCS.write_text(f"{before}{begin}\n{self.text()}\n{end}{after}", encoding="utf-8")
 
     def _data(self) -> dict[str, object]:
         return {
