@@ -14,9 +14,9 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
+from cnap_runner.model.workspace import Mended
 from cnap_runner.runner.confined import Step, Walk, opened_folder, path_of_pin, pinned
 
 Owner = tuple[int, int]
@@ -28,15 +28,6 @@ _VERSION = 2
 _NOBODY = 0xFFFFFFFF
 _OWNER, _USER, _GROUP, _MASK, _OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 _ALL, _LOOK = 0o7, 0o5
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What was given to the agent."""
-
-    count: int = 0
-    left: int = 0
-    """Files of others that have more than one name: another name may lie outside of the workspace, so they are left alone."""
 
 
 def host_user(data_dir: Path) -> int:
@@ -60,9 +51,9 @@ def share(folder: int, users: Collection[int]) -> bool:
     return True
 
 
-def give_top(workspace: Path, owner: Owner) -> Given:
+def give_top(workspace: Path, owner: Owner) -> Mended:
     """Give the agent what root put directly into its workspace; what is deeper is left to `give_all`. Cheap."""
-    given = Given()
+    given = Mended()
     with opened_folder(workspace) as top, os.scandir(top) as entries:
         for entry in itertools.islice(entries, MOST_AT_ONCE):
             with contextlib.suppress(FileNotFoundError):
@@ -70,9 +61,9 @@ def give_top(workspace: Path, owner: Owner) -> Given:
     return given
 
 
-def give_all(workspace: Path, owner: Owner, users: Collection[int]) -> Given:
+def give_all(workspace: Path, owner: Owner, users: Collection[int]) -> Mended:
     """Give the agent all of its workspace, and share each folder in it. Safe while the agent works, and repeatable."""
-    given = Given()
+    given = Mended()
     with opened_folder(workspace) as top:
         for found in Walk(top):
             if found.step is Step.FILE:
@@ -81,22 +72,22 @@ def give_all(workspace: Path, owner: Owner, users: Collection[int]) -> Given:
             elif found.step is Step.ENTER:
                 if (found.status.st_uid, found.status.st_gid) != owner:
                     os.fchown(found.folder, *owner)
-                    given = _add(given, Given(count=1))
+                    given = _add(given, Mended(count=1))
                 share(found.folder, users)
     return given
 
 
-def _give(name: str, folder: int, owner: Owner, *, is_meant: Callable[[os.stat_result], bool]) -> Given:
+def _give(name: str, folder: int, owner: Owner, *, is_meant: Callable[[os.stat_result], bool]) -> Mended:
     """Give one file, link or folder to the agent. It is pinned first: a name may mean something else a moment later."""
     with pinned(name, folder) as pin:
         status = os.fstat(pin)
         if (status.st_uid, status.st_gid) == owner or not is_meant(status):
-            return Given()
+            return Mended()
         if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
-            return Given(left=1)
+            return Mended(left=1)
         os.chown(path_of_pin(pin), *owner)
-        return Given(count=1)
+        return Mended(count=1)
 
 
-def _add(one: Given, other: Given) -> Given:
-    return Given(one.count + other.count, one.left + other.left)
+def _add(one: Mended, other: Mended) -> Mended:
+    return Mended(one.count + other.count, one.left + other.left)

@@ -102,6 +102,11 @@ class AgentFolders:
             share(top, self.sharers(owner))
         give_top(self.workspace, owner)
 
+    def delete_workspace(self) -> None:
+        """Remove the workspace alone, and that it was seeded. Raises as `remove`."""
+        for path in (self.workspace, *self.drafts(), self.seeded_mark):
+            remove(path)
+
     def delete(self) -> None:
         """Remove workspace, sessions, home and settings for ever. Gone already: nothing happens. Raises as `remove`."""
         for path in (self.workspace, *self.drafts(), self._own):
