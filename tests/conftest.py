@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cnap_runner.testing.packet_filter import remove_dead_rules
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -17,6 +20,13 @@ from cryptography.x509.oid import NameOID
 def anyio_backend() -> str:
     """Everything runs on asyncio: SQLAlchemy's async engine needs it."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_rules_left() -> Iterator[None]:
+    """Installs that tests remove by hand leave no rules in the host's packet filter."""
+    yield
+    remove_dead_rules()
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +44,8 @@ class Authority:
     ca_file: Path
     """The authority's certificate, as PEM."""
     chain: Path
-    """The certificate and key of a server named `name`."""
-    name: str = "company.test"
+    """The certificate and key of a server named `name`, which is what a container calls its host."""
+    name: str = "host.docker.internal"
 
 
 @pytest.fixture(scope="session")
