@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from cnap_runner.testing.packet_filter import remove_dead_rules
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from cnap_runner.testing.packet_filter import remove_dead_rules
 
 
 @pytest.fixture(scope="session")
