@@ -37,6 +37,7 @@ INSTALL_ID = "install.id"
 """The install's id as plain text, so that what it made can be found and removed without its database."""
 
 TEMPLATE = Path("opencode") / "default-config.json"
+MCP_TEMPLATE = Path("opencode") / "default-mcp.json"
 
 
 class RunnerManager(manager.RunnerManager):
@@ -144,9 +145,18 @@ def read_install_id(data_dir: Path) -> str | None:
 
 
 def load_template(data_dir: Path) -> dict[str, Any]:
-    """Read the template of OpenCode's settings: the one under the data folder's ``configs/`` where there is one, else ours."""
-    own = data_dir / "configs" / TEMPLATE
-    path = own if own.is_file() else config_templates() / TEMPLATE
+    """Read the template of OpenCode's settings, with the MCP servers of every agent in it.
+
+    Each of the two files is the one under the data folder's ``configs/`` where there is one, else ours.
+    """
+    template = _read_template(data_dir, TEMPLATE)
+    servers = _read_template(data_dir, MCP_TEMPLATE)
+    return template | ({"mcp": {**template.get("mcp", {}), **servers}} if servers else {})
+
+
+def _read_template(data_dir: Path, name: Path) -> dict[str, Any]:
+    own = data_dir / "configs" / name
+    path = own if own.is_file() else config_templates() / name
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

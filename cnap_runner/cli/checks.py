@@ -20,7 +20,7 @@ import anyio.to_thread
 from cnap_runner.errors import RunnerError
 
 if TYPE_CHECKING:
-    from cnap_runner.model.instance import Capabilities
+    from cnap_runner.model.instance import Capabilities, EngineInfo
     from cnap_runner.settings import Settings
 
 DISK_FAIL_MB, DISK_WARN_MB = 200, 2048
@@ -62,7 +62,16 @@ async def check_engine(settings: Settings) -> list[Finding]:
         return [_failed("engine", error)]
     about = ", ".join(f"{name} {value}" for name, value in info.details.items() if value)
     found = Finding("engine", State.OK, f"{info.name} {info.version}" + (f" ({about})" if about else ""))
-    return [found, *(Finding("engine", State.WARN, problem) for problem in info.problems)]
+    problems = [Finding("engine", State.WARN, problem) for problem in info.problems]
+    return [found, *problems, *_runtime(settings, info)]
+
+
+def _runtime(settings: Settings, info: EngineInfo) -> list[Finding]:
+    known = info.details.get("runtimes", "").split()
+    if settings.runtime is None or settings.runtime in known:
+        return []
+    message = f"The engine knows no runtime {settings.runtime!r}; it knows {', '.join(known) or 'none'}."
+    return [Finding("runtime", State.FAIL, message, "Register it with the engine, or correct CNAP_RUNNER_RUNTIME.")]
 
 
 async def check_image(settings: Settings) -> list[Finding]:
@@ -271,6 +280,25 @@ def _loopback_urls(configuration: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, url
 
 
+async def check_egress(settings: Settings) -> list[Finding]:
+    """Whether what agents send can be filtered: for egress modes none and allowlist, and to close cloud metadata addresses."""
+    if settings.backend != "docker":
+        return []
+    return await anyio.to_thread.run_sync(_check_egress, settings)
+
+
+def _check_egress(settings: Settings) -> list[Finding]:
+    from cnap_runner.egress.filter import why_no_filter
+    from cnap_runner.egress.process import living_proxy
+
+    if (why := why_no_filter()) is not None:
+        message = f"Agents reach cloud metadata addresses, and egress modes none and allowlist are refused: {why}"
+        return [Finding("egress", State.WARN, message, "Install it, or run cnap-runner as root or with CAP_NET_ADMIN.")]
+    proxy = living_proxy(settings.data_dir / "egress")
+    running = f"the proxy listens at {proxy.address}:{proxy.port}" if proxy else "no proxy is needed now"
+    return [Finding("egress", State.OK, f"can be filtered; {running}")]
+
+
 def _failed(check: str, error: RunnerError) -> Finding:
     # Errors from elsewhere advise to ask doctor, who is speaking here.
     hint, is_ours, _ = (error.hint or "").partition("; `cnap-runner doctor`")
@@ -286,4 +314,5 @@ CHECKS: tuple[Check, ...] = (
     check_limits,
     check_npm,
     check_models,
+    check_egress,
 )

@@ -78,6 +78,7 @@ async def _purge_damaged(settings: Settings, error: RunnerError) -> None:
     try:
         for observation in await backend.list_instances(install_id):
             await backend.remove(observation.ref, grace=settings.stop_timeout)
+        await anyio.to_thread.run_sync(wiring.make_barrier(settings, install_id).remove)
         await backend.purge(install_id)
     finally:
         with anyio.CancelScope(shield=True):

@@ -46,8 +46,8 @@ class Rulebook:
         """Let the instance at an address reach what its entry says, and nothing else. Replaces what stood there."""
         self._change(lambda found: {**_without(found, {entry.instance_id}), address: entry})
 
-    def replace(self, instance_id: str, rules: tuple[Rule, ...]) -> None:
-        """Change what an instance may reach. One without an entry gets none."""
+    def replace(self, instance_id: str, rules: tuple[Rule, ...]) -> bool:
+        """Change what an instance may reach. One without an entry gets none; tell whether it has one."""
 
         def changed(found: Entries) -> Entries:
             return {
@@ -55,7 +55,7 @@ class Rulebook:
                 for address, entry in found.items()
             }
 
-        self._change(changed)
+        return any(entry.instance_id == instance_id for entry in self._change(changed).values())
 
     def remove(self, instance_ids: Collection[str]) -> None:
         """Let these instances reach nothing any more. Without an entry already: nothing happens."""
@@ -77,13 +77,14 @@ class Rulebook:
             return None
         return status.st_ino, status.st_mtime_ns
 
-    def _change(self, change: Callable[[Entries], Entries]) -> None:
+    def _change(self, change: Callable[[Entries], Entries]) -> Entries:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(self._folder / LOCK_FILE):
             found = self.entries()
             wanted = change(found)
             if wanted != found or not (self._folder / RULES_FILE).exists():
                 _write(self._folder / RULES_FILE, _encode(wanted))
+        return wanted
 
 
 def _without(found: Entries, instance_ids: Collection[str]) -> dict[str, Entry]:

@@ -158,9 +158,6 @@ def check_model(value: str) -> str:
 
 
 _LATER: tuple[tuple[str, Any], ...] = (
-    ("resources.disk_mb", None),
-    ("workspace", Workspace()),
-    ("egress", Egress()),
     ("answers", Answers()),
     ("life.pause_after", None),
     ("life.idle_timeout", None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -54,3 +55,15 @@ McpServer = Annotated[
     Annotated[LocalMcpServer | RemoteMcpServer, Field(discriminator="type")], BeforeValidator(_with_type)
 ]
 """One MCP server; ``type`` may be left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class McpState:
+    """How one MCP server of an agent is."""
+
+    name: str
+    status: str
+    """OpenCode's own word: ``connected``, ``disabled``, ``failed``, ``needs_auth``, ``needs_client_registration``; ours:
+    ``starting``, and ``not_running`` where the agent has no live instance."""
+    error: str | None = None
+    """Why it failed, in OpenCode's words."""

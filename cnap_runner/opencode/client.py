@@ -25,6 +25,7 @@ from cnap_runner.errors import (
     SessionNotFound,
     UnsupportedServerVersion,
 )
+from cnap_runner.model.mcp import McpState
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
@@ -33,6 +34,7 @@ from cnap_runner.opencode.wire import (
     id_of,
     parse_failure,
     parse_message,
+    parse_settings_trouble,
     text_of,
 )
 
@@ -54,6 +56,12 @@ _LONGEST_QUOTE = 300
 
 class ConnectionLost(ServerUnreachable):
     """The connection broke after the request may have left: whether the server got it is not known."""
+
+
+class SettingsRefused(ServerRejected):
+    """The server cannot read its settings. It never will, until its process is started anew."""
+
+    code = "settings_refused"
 
 
 class OpenCodeClient:
@@ -112,10 +120,12 @@ class OpenCodeClient:
     async def probe(self, *, timeout: timedelta) -> None:
         """Make sure that the server answers with data of its workspace: it can read its database and its settings.
 
-        Raises `ServerNotReady` where it answers with an error, with no data, or not within ``timeout``.
+        Raises `ServerNotReady` where it answers with an error, with no data, or not within ``timeout``; `SettingsRefused`.
         """
         try:
             as_list(await self._get_json("/session", params={"limit": 1}, timeout=timeout), "list of sessions")
+        except SettingsRefused:
+            raise
         except ServerRejected as error:
             raise ServerNotReady(f"The server answers, but not with data: {error.message}") from error
 
@@ -157,6 +167,23 @@ class OpenCodeClient:
     async def abort(self, session_id: str) -> None:
         """End the turn that is under way. Nothing happens in an idle or unknown session."""
         await self._request("POST", f"/session/{_quoted(session_id)}/abort")
+
+    async def dispose(self) -> None:
+        """Let the server forget what it read of its settings; it reads them again at the next call, which takes half a second.
+
+        Its streams of events end, its MCP servers too. Settings it cannot read make every later call fail, this one included, until its
+        process ends (docs/opencode.md).
+        """
+        await self._request("POST", "/instance/dispose")
+
+    async def mcp(self, *, timeout: timedelta) -> list[McpState]:
+        """Tell how the MCP servers are, by name. Raises `ServerNotReady` where one is still being connected after ``timeout``."""
+        states = as_object(await self._get_json("/mcp", timeout=timeout), "MCP servers")
+        return [
+            McpState(name, text_of(state, "status"), text_of(state, "error") or None)
+            for name, state in sorted(states.items())
+            if isinstance(state, dict)
+        ]
 
     def events(self, *, silence: timedelta = SILENCE) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Open one stream of events; each comes as the text that `parse_event` takes.
@@ -272,9 +299,15 @@ def _refuse(response: httpx.Response) -> NoReturn:
     if status == httpx.codes.UNAUTHORIZED:
         raise ServerRefusedPassword("OpenCode does not accept the password.")
     try:
-        failure = parse_failure(json.loads(response.content))
+        error = json.loads(response.content)
     except ValueError:
-        failure = None
+        error = None
+    if (trouble := parse_settings_trouble(error)) is not None:
+        raise SettingsRefused(
+            f"OpenCode cannot read its settings: {trouble}.",
+            hint="Correct the agent's opencode, mcp or opencode_files.",
+        )
+    failure = parse_failure(error)
     said = "" if failure is None else f": {failure.name}: {failure.message[:_LONGEST_QUOTE]}"
     if status == httpx.codes.NOT_FOUND and failure is not None and path.startswith("/session/"):
         raise SessionNotFound(f"OpenCode does not know the session{said}.")

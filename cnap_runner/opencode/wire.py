@@ -222,6 +222,21 @@ def parse_failure(value: object) -> ProviderFailure | None:
     )
 
 
+def parse_settings_trouble(value: object) -> str | None:
+    """Say what OpenCode finds wrong with its settings, where that is what an error object is about. What it read stays unsaid."""
+    if not isinstance(value, dict) or not text_of(value, "name").startswith("Config"):
+        return None
+    issues = _object(value, "data").get("issues")
+    found = [_settings_issue(issue) for issue in issues if isinstance(issue, dict)] if isinstance(issues, list) else []
+    return "; ".join(found)[:LONGEST_MESSAGE] or text_of(value, "name")
+
+
+def _settings_issue(issue: Json) -> str:
+    path = issue.get("path")
+    where = ".".join(str(part) for part in path) if isinstance(path, list) else ""
+    return f"{where}: {text_of(issue, 'message').partition(', got')[0]}"
+
+
 def _call(part: Json) -> ToolCall:
     state = _object(part, "state")
     running_output = text_of(_object(state, "metadata"), "output")

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from functools import partial
 
 import anyio
 import anyio.to_thread
 
+from cnap_runner.aio.both import both
+from cnap_runner.backends.base import OnAddress
 from cnap_runner.errors import InstanceExited, InstanceStartFailed, RunnerError, ServerNotReady
-from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.ids import new_id
-from cnap_runner.model.instance import InstanceRef, InstanceSpec
+from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.provisioning import CONFIG_FILE, Provision, instance_spec, provision, spec_hash
+from cnap_runner.runner.planning import Plan
+from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.readiness import wait_until_ready
-from cnap_runner.runner.workspace import AgentFolders, folder_error
+from cnap_runner.runner.settings_folder import write_settings
+from cnap_runner.runner.workspace import AgentFolders
 
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""
@@ -65,42 +66,13 @@ class LiveInstance:
         await self.client.aclose()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All that a start needs, worked out before anything is created."""
-
-    wanted: InstanceSpec
-    given: Provision
-
-
 class Booter:
-    """Plans and makes instances of one install. Keeps no account of them."""
+    """Makes instances of one install. Keeps no account of them."""
 
-    def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
+    def __init__(self, install: Install, reach: Reach) -> None:
         self._install = install
-        self._template = template
+        self._reach = reach
         self._is_prepared = False
-
-    def hash_of(self, spec: AgentSpec) -> str:
-        """Hash what only a new instance can change."""
-        return spec_hash(spec, settings=self._install.settings, template=self._template)
-
-    def plan(self, spec: AgentSpec, *, generation: int) -> Plan:
-        """Work out a new instance. Raises `InvalidInput` for what cannot work, such as a variable without a value."""
-        install = self._install
-        wanted = instance_spec(
-            spec,
-            install_id=install.install_id,
-            instance_id=new_id("i"),
-            generation=generation,
-            settings=install.settings,
-            template=self._template,
-            volumes=AgentFolders(install.settings.data_dir, spec.agent_id).volumes(),
-        )
-        layout = install.backend.layout(wanted)
-        given = provision(spec, template=self._template, layout=layout, settings=install.settings, variables=os.environ)
-        install.redactor.add(*given.secrets.values())
-        return Plan(replace(wanted, environment=given.environment), given)
 
     async def prepare(self) -> None:
         """Make what the install's instances share, before this manager's first one."""
@@ -111,13 +83,14 @@ class Booter:
 
     async def boot(self, plan: Plan, life: Life) -> LiveInstance:
         """Create and start an instance and wait until it is ready. What it created is not removed when it fails."""
-        install, wanted = self._install, plan.wanted
+        install = self._install
+        wanted = await self._with_kit(plan.wanted)
         try:
             async with _limit_start(install.settings.start_timeout.total_seconds()):
-                await anyio.to_thread.run_sync(self._lay_out, wanted.agent_id, plan.given.config)
-                ref = await install.backend.create(wanted)
+                await anyio.to_thread.run_sync(self._lay_out, wanted.agent_id, plan.given.files)
+                ref = await self._create(wanted)
                 archive = plan.given.archive(install.password_of(wanted.instance_id))
-                endpoint = await install.backend.start(ref, secrets=archive)
+                endpoint = await install.backend.start(ref, secrets=archive, on_address=self._admission(plan))
             client = await self.connect(endpoint, wanted.instance_id, life)
         except (InstanceExited, ServerNotReady) as error:
             how = f" ({life.reason})" if life.reason else ""
@@ -136,17 +109,29 @@ class Booter:
             raise
         return client
 
-    def _lay_out(self, agent_id: str, config: str) -> None:
-        """Make the agent's folders and write its settings, whole or not at all. Runs in a thread."""
+    async def _create(self, wanted: InstanceSpec) -> InstanceRef:
+        """Create an instance, with its network as it should be by the time anything of it runs."""
+        if wanted.network is Network.OPEN:
+            return (await both(self._install.backend.create(wanted), self._reach.guard_open()))[0]
+        return await self._install.backend.create(
+            replace(wanted, environment={**wanted.environment, **await self._reach.close()})
+        )
+
+    def _admission(self, plan: Plan) -> OnAddress | None:
+        """Give what is to be done once the instance's address is known: then its rules can be written."""
+        return partial(self._reach.admit, plan.wanted, plan.rules) if plan.wanted.network is Network.CLOSED else None
+
+    async def _with_kit(self, wanted: InstanceSpec) -> InstanceSpec:
+        """Add what an image that is not ours lacks. No part of a start's time: the kit is copied out of our image once."""
+        if wanted.image == self._install.settings.image:
+            return wanted
+        return replace(wanted, kit=await anyio.to_thread.run_sync(self._install.kit_for, wanted.image))
+
+    def _lay_out(self, agent_id: str, files: Mapping[str, str]) -> None:
+        """Make the agent's folders and write its settings. Runs in a thread."""
         folders = AgentFolders(self._install.settings.data_dir, agent_id)
         folders.make(self._install.backend.file_owner())
-        draft = folders.settings / f".{CONFIG_FILE}.new"
-        try:
-            draft.write_text(config, encoding="utf-8")
-            draft.chmod(0o644)
-            draft.replace(folders.settings / CONFIG_FILE)
-        except OSError as error:
-            raise folder_error(folders.settings, error) from error
+        write_settings(folders.settings, files)
 
     async def _last_words(self, wanted: InstanceSpec) -> str:
         """Quote the end of an instance's output, where there is any."""

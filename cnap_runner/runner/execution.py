@@ -11,6 +11,7 @@ import anyio
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import (
     InstanceExited,
+    QuotaExceeded,
     RunAborted,
     RunnerError,
     RunTimedOut,
@@ -35,6 +36,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import make_prompt
 from cnap_runner.runner.queue import TurnQueue, aborted_by
+from cnap_runner.runner.quota import Quota
 from cnap_runner.store.base import Wish
 from cnap_runner.telemetry.logging import get_logger
 
@@ -61,11 +63,19 @@ class Execution:
     """Drives one run. Used once."""
 
     def __init__(
-        self, install: Install, instances: Instances, queue: TurnQueue, *, active: ActiveRun, audience: Audience
+        self,
+        install: Install,
+        instances: Instances,
+        queue: TurnQueue,
+        quota: Quota,
+        *,
+        active: ActiveRun,
+        audience: Audience,
     ) -> None:
         self._install = install
         self._instances = instances
         self._queue = queue
+        self._quota = quota
         self._active = active
         self._events = RedactedEvents(install.redactor, audience.tell)
         self._heard: list[str] = []
@@ -120,6 +130,8 @@ class Execution:
         if claimed is None:
             claimed = Claimed(await self._install.store.turn_context(run.agent_id, run.task_id))
         row, session_id = claimed.context.agent, claimed.context.session_id
+        self._instances.planner.check_model(row.spec, request.model)
+        await self._quota.check(row.spec)
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
@@ -171,6 +183,8 @@ class Execution:
                 raise RunTimedOut("The run's time was over before its prompt was sent.")
             case Interruption.DIED:
                 raise InstanceExited(f"The instance ended before the prompt was sent: {reason}.")
+            case Interruption.QUOTA:
+                raise QuotaExceeded(f"The run was ended before its prompt was sent: {reason}.")
             case Interruption.ABORTED:
                 raise RunAborted(f"The run was ended before its prompt was sent: {reason}.")
         if sendable is None:

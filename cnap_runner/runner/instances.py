@@ -6,7 +6,8 @@ once, and a ledger entry that names one says exactly which life of the server it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,13 +20,20 @@ from cnap_runner.errors import (
     InstanceNotFound,
     MaxContainersReached,
     RunnerError,
+    SecretUnavailable,
     ServerError,
 )
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.instance import InstanceRef, InstanceStatus
+from cnap_runner.model.instance import InstanceRef, InstanceStatus, Network
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.runner.boot import Booter, Life, LiveInstance, Plan
+from cnap_runner.runner.boot import Booter, Life, LiveInstance
+from cnap_runner.runner.changes import CannotApply, Changes, needs_new_instance
+from cnap_runner.runner.hardware import network_of
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.known_secrets import KnownSecrets
+from cnap_runner.runner.planning import Plan, Planner
+from cnap_runner.runner.reach import Reach
+from cnap_runner.runner.seeding import seed_at_start
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -33,6 +41,8 @@ CLEAN_UP = timedelta(seconds=15)
 PLACE_POLL_SECONDS = 0.25
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""
+
+_USABLE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
 
 _log = get_logger(__name__)
 
@@ -42,7 +52,11 @@ class Instances:
 
     def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
         self._install = install
-        self._booter = Booter(install, template)
+        self._reach = Reach(install)
+        self._booter = Booter(install, self._reach)
+        self.planner = Planner(install, template)
+        self._changes = Changes(install, self.planner)
+        self.known_secrets = KnownSecrets(install, self.planner)
         self._live: dict[str, LiveInstance] = {}
         self._starting: dict[str, Life] = {}
 
@@ -61,15 +75,39 @@ class Instances:
 
     async def ensure(self, row: AgentRow) -> tuple[LiveInstance, RunnerRecord]:
         """Give a ready instance that fits the agent's spec, and the runner's record as it then is."""
-        record = row.runner
-        if record.status in {RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED}:
-            if record.spec_hash == self._booter.hash_of(row.spec):
-                live = await self._use(record)
-                if live is not None:
-                    return live, replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
-            elif record.ref is not None:
-                record = await self.end(record, reason="its settings changed")
-        return await self._start(row.spec, record)
+        live, record = await self.catch_up(row)
+        return (live, record) if live is not None else await self._start(row.spec, record)
+
+    async def catch_up(self, row: AgentRow, *, is_rotation: bool = False) -> tuple[LiveInstance | None, RunnerRecord]:
+        """Bring the present instance up to date with the agent's spec; None where there is none, or only a new one can be: then the
+        present one is ended. Starts nothing. ``is_rotation`` as for `Changes.apply`."""
+        spec, record = row.spec, row.runner
+        if record.status not in _USABLE:
+            return None, record
+        if needs_new_instance(record, self.planner.target(spec)):
+            # What could not be started here must not end what runs.
+            await self.planner.plan(spec, generation=record.generation + 1)
+            return None, await self.end(record, reason="its settings changed")
+        live = await self._use(record)
+        if live is None:
+            return None, record
+        record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
+        await self._keep_reach(spec, live)
+        try:
+            return live, await self._changes.apply(live, spec, record, is_rotation=is_rotation)
+        except CannotApply as reason:
+            return None, await self.end(record, reason=str(reason))
+
+    async def change_reach(self, row: AgentRow) -> None:
+        """Let a new list of what an agent may reach apply at once, in the middle of a turn too. Needs no lease."""
+        if network_of(row.spec) is Network.CLOSED and row.runner.instance_id is not None:
+            with _left_as_it_is(row.spec.agent_id):
+                await self._reach.change(row.runner.instance_id, await self.planner.rules(row.spec))
+
+    async def _keep_reach(self, spec: AgentSpec, live: LiveInstance) -> None:
+        if network_of(spec) is Network.CLOSED:
+            with _left_as_it_is(spec.agent_id):
+                await self._reach.keep(live.ref, spec.agent_id, await self.planner.rules(spec))
 
     async def use_as_it_is(self, record: RunnerRecord) -> LiveInstance | None:
         """Give the present instance if it lives and answers, whatever its spec; None otherwise. Starts nothing."""
@@ -90,6 +128,7 @@ class Instances:
         await self._forget(record.agent_id)
         for ref in [record.ref] if record.ref is not None else await self._refs_of(record.agent_id):
             await install.backend.stop(ref, grace=install.settings.stop_timeout)
+            await self._reach.forget({ref.instance_id})
         if record.status is not RunnerStatus.STOPPED:
             record = record.stopped(reason=reason, at=install.now())
             await install.save_runner(record)
@@ -128,6 +167,7 @@ class Instances:
         await self._forget(agent_id)
         for ref in await self._refs_of(agent_id):
             await self._install.backend.remove(ref, grace=self._install.settings.stop_timeout)
+            await self._reach.forget({ref.instance_id})
 
     async def aclose(self) -> None:
         """Close all streams and clients. Instances stay as they are."""
@@ -159,6 +199,7 @@ class Instances:
             return None
         if seen.endpoint is None:
             return None
+        await self.known_secrets.learn(record.agent_id)
         life = Life()
         try:
             client = await self._booter.connect(seen.endpoint, record.ref.instance_id, life)
@@ -185,19 +226,21 @@ class Instances:
         """Start a new instance. When it fails, nothing of it is left, and the record says why."""
         install = self._install
         await self._booter.prepare()
-        plan = self._booter.plan(spec, generation=record.generation + 1)
+        plan = await self.planner.plan(spec, generation=record.generation + 1)
         starting = _startable(record, install.now()).start_intended(
             instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
         await self._take_place(starting)
         try:
             await self._remove_remains(record)
+            await seed_at_start(install, spec)
             live = await self._boot(plan)
         except BaseException as error:
             async with shielded(CLEAN_UP):
                 await self._give_up(starting, error)
             raise
         ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
+        ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
         await install.save_runner(ready)
         _log.info(
             "instance_started", agent_id=spec.agent_id, instance_id=ready.instance_id, generation=ready.generation
@@ -232,6 +275,7 @@ class Instances:
         await self._forget(record.agent_id)
         if record.ref is not None:
             await self._install.backend.remove(record.ref, grace=self._install.settings.stop_timeout)
+            await self._reach.forget({record.ref.instance_id})
         elif record.generation > 0:
             await self.remove_all(record.agent_id)
 
@@ -252,6 +296,15 @@ class Instances:
         ended = record.failed(reason=reason, at=at) if is_failure else _given_up(record, reason, at)
         await install.save_runner(ended.removed())
         _log.warning("instance_start_failed", agent_id=record.agent_id, reason=reason)
+
+
+@contextlib.contextmanager
+def _left_as_it_is(agent_id: str) -> Iterator[None]:
+    """A process that lacks a variable leaves what an agent may reach as it is."""
+    try:
+        yield
+    except SecretUnavailable as error:
+        _log.warning("rules_not_applied", agent_id=agent_id, reason=error.message)
 
 
 def _given_up(record: RunnerRecord, reason: str, at: datetime) -> RunnerRecord:

@@ -19,13 +19,21 @@ from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
+from cnap_runner.model.runner import LIVE_STATUSES
+from cnap_runner.model.workspace import Mended, WorkspaceInfo
+from cnap_runner.runner import workspaces
+from cnap_runner.runner.archives.arriving import import_agent
+from cnap_runner.runner.archives.leaving import export_agent
+from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.hardware import refuse_unable
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.literals import drop_literals, keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
+from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.secret_keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
+from cnap_runner.runner.seeding import check_seed, check_source
 from cnap_runner.runner.workspace import AgentFolders
 from cnap_runner.store.base import WishKind
 from cnap_runner.telemetry.logging import get_logger
@@ -73,14 +81,18 @@ class RunnerManager:
     async def create_runner(self, spec: AgentSpec) -> Runner:
         """Make an agent known, or replace the whole spec of a known one; return its runner. Idempotent; starts nothing.
 
-        What changed applies at the next moment without a turn. Raises `NotSupportedYet` for a field whose effect is not built yet.
+        A new list of what it may reach applies at once, what else changed at the next moment without a turn: to an idle agent at once, though for no longer than some seconds, else before
+        its next turn; see `Runner.pending_changes`. Raises `InvalidInput` for settings that are known to be wrong, and `NotSupportedYet` for a field whose effect is not built yet.
         A secret that is written out in the spec goes to the vault, with a `SecretWarning`; the spec that is stored names it.
         """
         parts = self._usable()
-        refuse_unbuilt(spec)
-        refuse_unable(spec, parts.install.settings, parts.install.backend.capabilities)
+        self._check(spec)
+        folders = AgentFolders(parts.install.settings.data_dir, spec.agent_id)
+        await anyio.to_thread.run_sync(check_seed, spec.workspace, folders)
         row = await keep_spec(parts.install, spec)
-        await anyio.to_thread.run_sync(AgentFolders(parts.install.settings.data_dir, spec.agent_id).make, None)
+        await anyio.to_thread.run_sync(folders.make, None)
+        await parts.instances.change_reach(row)
+        await parts.catch_up(spec.agent_id)
         return Runner(self._usable, row)
 
     async def apply(
@@ -98,8 +110,7 @@ class RunnerManager:
         install = self._usable().install
         wanted = {spec.agent_id: spec for spec in specs}
         for spec in specs:
-            refuse_unbuilt(spec)
-            refuse_unable(spec, install.settings, install.backend.capabilities)
+            self._check(spec)
         known = {row.spec.agent_id: row.spec for row in await install.store.list_agents()}
         stored = [take_literals(spec, key=install.key).spec for spec in specs]
         plan = plan_of(known, stored, prune=prune)
@@ -162,16 +173,68 @@ class RunnerManager:
                 await drop_literals(install, agent_id)
         _log.info("runner_deleted", agent_id=agent_id, with_workspace=delete_workspace)
 
+    # --- archives -------------------------------------------------------------------------------------------------------
+
+    async def export_agent(
+        self, agent_id: str, path: Path, *, with_home: bool = False, listener: ArchiveListener | None = None
+    ) -> None:
+        """Write an agent into one file: its spec, workspace and sessions, and with ``with_home`` its home (caches, tools).
+
+        Happens between turns; a live instance is frozen for as long as it takes. Secrets' values are not in it; a file of the agent that
+        holds one is named to the ``listener``. The file is for its owner alone, replaces one of that name, and is whole or not there.
+        Raises `RunnerError` where it cannot be written.
+        """
+        await export_agent(
+            self._usable(), agent_id, path, with_home=with_home, listener=listener or ArchiveListener()
+        )
+
+    async def import_agent(
+        self,
+        path: Path,
+        *,
+        agent_id: str | None = None,
+        max_bytes: int | None = None,
+        listener: ArchiveListener | None = None,
+    ) -> Runner:
+        """Make an agent from an archive, under its own or another id, and return its runner; starts nothing.
+
+        It goes on with its sessions. Secrets that have no value here are named to the ``listener``. ``max_bytes`` bounds what is unpacked;
+        None: the room on the data folder's disk, less ``host_reserve_mb``. Raises `ArchiveInvalid`, `ConflictError` for an agent that is
+        there already or left files, `InsufficientResources`; then nothing is left of it.
+        """
+        row = await import_agent(
+            self._usable(),
+            path,
+            agent_id=agent_id,
+            max_bytes=max_bytes,
+            check=self._check,
+            listener=listener or ArchiveListener(),
+        )
+        return Runner(self._usable, row)
+
     async def purge(self) -> None:
-        """Remove everything of this install but its data folder's own files: agents, workspaces, instances, networks."""
+        """Remove everything of this install but its data folder's own files: agents, workspaces, instances, networks and what guards them."""
         parts = self._usable()
         for row in await parts.install.store.list_agents():
             await self.delete_runner(row.spec.agent_id, delete_workspace=True)
         for observation in await parts.install.backend.list_instances(parts.install.install_id):
             await parts.install.backend.remove(observation.ref, grace=parts.install.settings.stop_timeout)
+        await Reach(parts.install).purge()
         await parts.install.backend.purge(parts.install.install_id)
 
     # --- secrets --------------------------------------------------------------------------------------------------------
+
+    async def rotate_secrets(self, agent_id: str) -> None:
+        """Read the agent's secrets anew and give them to its live instance, which goes on; in a turn: after it. Without one, nothing happens.
+
+        Raises `SecretUnavailable` for one that has no value any more; the instance then keeps what it has.
+        """
+        parts = self._usable()
+        row = await parts.install.store.get_agent(check_id(agent_id))
+        if row.runner.status not in LIVE_STATUSES:
+            return
+        async with parts.leased(agent_id, "rotate"):
+            await parts.instances.catch_up(await parts.install.store.get_agent(agent_id), is_rotation=True)
 
     async def put_secret(self, name: str, value: str, *, source: str = "vault") -> tuple[str, ...]:
         """Keep a secret for ``secrets={"…": "vault:NAME"}``, or in the system's keyring; return the agents whose specs name it.
@@ -188,6 +251,35 @@ class RunnerManager:
     async def list_secrets(self) -> list[SecretUse]:
         """Return the secrets that the vault keeps or an agent's spec names, by reference, without their values."""
         return await secrets_in_use(self._usable().install)
+
+    # --- workspaces -----------------------------------------------------------------------------------------------------
+
+    async def list_workspaces(self) -> list[WorkspaceInfo]:
+        """Measure the files of all agents, deleted ones too; by id. Takes as long as going through all of them."""
+        return await workspaces.list_workspaces(self._usable().install)
+
+    async def measure_workspace(self, agent_id: str) -> WorkspaceInfo:
+        """Measure the files of one agent, known or deleted; raises `RunnerNotFound` where there are none."""
+        (found,) = await workspaces.list_workspaces(self._usable().install, [agent_id])
+        return found
+
+    async def remove_workspace(self, agent_id: str) -> None:
+        """Remove the workspace of a stopped agent, for ever; its sessions stay, and its next start seeds the workspace anew.
+
+        Raises `ConflictError` while its instance lives. A deleted agent's files are ended by `delete_runner` with ``delete_workspace``.
+        """
+        await workspaces.remove_workspace(self._usable(), agent_id)
+
+    async def fix_workspace(self, agent_id: str) -> Mended:
+        """Give an agent what others put into its workspace. Idempotent; safe while it works. Needs root, else `InvalidInput`."""
+        return await workspaces.fix_workspace(self._usable(), agent_id)
+
+    async def prune_workspaces(self) -> list[str]:
+        """Remove for ever the files of agents that were deleted longer than ``workspace_retention`` ago; return their ids.
+
+        Done by each manager when it begins, too. Without a retention nothing happens.
+        """
+        return await workspaces.prune(self._usable())
 
     # --- runs -----------------------------------------------------------------------------------------------------------
 
@@ -228,18 +320,6 @@ class RunnerManager:
         """Not built yet."""
         _refuse("release", agent_id, owner)
 
-    async def export_agent(self, agent_id: str, path: Path) -> NoReturn:
-        """Not built yet."""
-        _refuse("export_agent", agent_id, path)
-
-    async def import_agent(self, path: Path) -> NoReturn:
-        """Not built yet."""
-        _refuse("import_agent", path)
-
-    async def rotate_secrets(self, agent_id: str) -> NoReturn:
-        """Not built yet."""
-        _refuse("rotate_secrets", agent_id)
-
     async def stats(self) -> NoReturn:
         """Not built yet."""
         _refuse("stats")
@@ -257,6 +337,14 @@ class RunnerManager:
                 f"The manager {state}.", hint="Use it inside `async with RunnerManager(…) as manager:`."
             )
         return self._parts
+
+    def _check(self, spec: AgentSpec) -> None:
+        """Refuse a spec that cannot work here. Changes nothing. Raises `InvalidInput`."""
+        parts = self._usable()
+        refuse_unbuilt(spec)
+        check_source(spec.workspace)
+        refuse_unable(spec, parts.install.settings, parts.install.backend.capabilities)
+        parts.instances.planner.check(spec)
 
     async def _close(self) -> None:
         """End turns, stop what nobody else uses, sign off. Within ``shutdown_timeout``, whatever happens."""

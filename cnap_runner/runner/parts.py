@@ -13,17 +13,24 @@ from anyio.abc import TaskGroup
 from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import BackendError, RunnerError
 from cnap_runner.model.run import RunState
+from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.active import ActiveRuns, Interruption
+from cnap_runner.runner.changes import is_behind
+from cnap_runner.runner.error_redaction import redacted_errors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.quota import Quota
 from cnap_runner.runner.runs import Runs
 from cnap_runner.runner.settlement import settle_all
 from cnap_runner.runner.watch import Watch
+from cnap_runner.runner.workspaces import prune
 from cnap_runner.store.base import Wish, WishKind
 from cnap_runner.telemetry.logging import get_logger
 
 LEASE_POLL_SECONDS = 0.05
 STOPS_AT_ONCE = 8
+CATCH_UP_SECONDS = 15
+"""How long a changed spec is applied while its author waits: limits and settings take a second, the end of an instance its grace."""
 
 UNFINISHED = tuple(state for state in RunState if state is not RunState.ENDED)
 
@@ -38,7 +45,8 @@ class Parts:
         self.tasks = tasks
         self.active = ActiveRuns()
         self.instances = Instances(install, template)
-        self.runs = Runs(install, self.instances, self.active)
+        self._quota = Quota(install, self.active, tasks, self._stop_instance)
+        self.runs = Runs(install, self.instances, self.active, self._quota)
         self._watch = Watch(install, self.instances, self.active)
 
     async def begin(self, *, is_observer: bool) -> None:
@@ -55,6 +63,7 @@ class Parts:
             _log.warning("engine_not_asked", error=str(error))
         self.tasks.start_soon(self._keep, "watch", self._watch.run)
         self.tasks.start_soon(self._keep, "wishes", self.runs.hear_wishes)
+        self.tasks.start_soon(self._keep, "quota", self._quota.watch)
         if not is_observer:
             abandoned = {
                 run.agent_id
@@ -62,6 +71,7 @@ class Parts:
                 if self.runs.queue.is_abandoned(run)
             }
             self.tasks.start_soon(self._end_abandoned_starts)
+            self.tasks.start_soon(self._prune)
             if abandoned:
                 self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
 
@@ -84,14 +94,38 @@ class Parts:
 
     @asynccontextmanager
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:
-        """Have the agent for one change; waits until whoever has it now is done."""
+        """Have the agent for one change; waits until whoever has it now is done. What the block raises is redacted."""
         install = self.install
         while not await install.store.acquire_lease(
             agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
         ):
             await anyio.sleep(LEASE_POLL_SECONDS)
         try:
-            yield
+            with redacted_errors(install.redactor):
+                yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await install.store.release_lease(agent_id, install.manager_id)
+
+    async def catch_up(self, agent_id: str) -> None:
+        """Give an idle agent's instance what changed in its spec, if that is done soon; else its next turn begins with it. Never raises
+        a `RunnerError`: that the spec is stored is what its caller asked for."""
+        install = self.install
+        row = await install.store.get_agent(agent_id)
+        is_idle = row.runner.status is RunnerStatus.READY and not await install.store.queue_of(agent_id)
+        if not is_idle or not is_behind(row.runner, self.instances.planner.target(row.spec)):
+            return
+        if not await install.store.acquire_lease(
+            agent_id, install.manager_id, "change", at=install.now(), is_alive=install.is_alive
+        ):
+            return
+        try:
+            with anyio.move_on_after(CATCH_UP_SECONDS) as patience:
+                await self.instances.catch_up(await install.store.get_agent(agent_id))
+            if patience.cancelled_caught:
+                _log.warning("change_applied_later", agent_id=agent_id, reason="it took too long")
+        except RunnerError as error:
+            _log.warning("change_applied_later", agent_id=agent_id, reason=install.redactor.redact(error.message))
         finally:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(agent_id, install.manager_id)
@@ -137,6 +171,19 @@ class Parts:
             await self.instances.end_abandoned()
         except RunnerError as error:
             _log.warning("clean_up_failed", error=str(error))
+
+    async def _stop_instance(self, agent_id: str, instance_id: str, reason: str) -> None:
+        """Stop one instance between turns, unless another has taken its place."""
+        async with self.leased(agent_id, "quota"):
+            record = (await self.install.store.get_agent(agent_id)).runner
+            if record.instance_id == instance_id:
+                await self.instances.end(record, reason=reason)
+
+    async def _prune(self) -> None:
+        try:
+            await prune(self)
+        except RunnerError as error:
+            _log.warning("prune_failed", error=str(error))
 
     async def _keep(self, name: str, loop: Any) -> None:
         await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))

@@ -1,64 +1,58 @@
 """Settings and secrets rendered for one instance.
 
-What an instance gets is: one OpenCode configuration file (template, then the agent's own), an environment without secrets, and an
-archive of secrets that the launcher unpacks into memory. Provider keys and ``${NAME}`` values become ``{file:…}`` references.
+What an instance gets is: the files of its settings folder (OpenCode's configuration, and the agent's own files beside it), an environment
+without secrets, and an archive of secrets that the launcher unpacks into memory. Provider keys and ``${NAME}`` values become ``{file:…}``
+references.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cnap_runner.errors import InvalidInput
+from cnap_runner.errors import SecretUnavailable
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceSpec, Layout, Limits, Volume
+from cnap_runner.runner.configuration import (
+    CATALOGUE_KEYS,
+    CONFIG_FILE,
+    FOLDER,
+    configuration,
+    mapping,
+    providers_of,
+)
+from cnap_runner.runner.hardware import hardware_of, network_of, runtime_of
+from cnap_runner.runner.resolving import Resolver
+from cnap_runner.runner.surroundings import surrounding_environment, surrounding_files
 from cnap_runner.settings import Settings
 
-CONFIG_FILE = "opencode.json"
 PASSWORD_FILE = "server-password"  # noqa: S105 - a file's name
 
-PROVIDER_VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "anthropic": ("ANTHROPIC_API_KEY",),
-    "azure": ("AZURE_API_KEY", "AZURE_OPENAI_API_KEY"),
-    "cerebras": ("CEREBRAS_API_KEY",),
-    "cohere": ("COHERE_API_KEY",),
-    "deepseek": ("DEEPSEEK_API_KEY",),
-    "fireworks-ai": ("FIREWORKS_API_KEY",),
-    "google": ("GOOGLE_GENERATIVE_AI_API_KEY", "GEMINI_API_KEY", "GOOGLE_API_KEY"),
-    "groq": ("GROQ_API_KEY",),
-    "mistral": ("MISTRAL_API_KEY",),
-    "moonshotai": ("MOONSHOT_API_KEY",),
-    "openai": ("OPENAI_API_KEY",),
-    "opencode": ("OPENCODE_API_KEY",),
-    "openrouter": ("OPENROUTER_API_KEY",),
-    "perplexity": ("PERPLEXITY_API_KEY",),
-    "togetherai": ("TOGETHER_API_KEY",),
-    "vercel": ("AI_GATEWAY_API_KEY",),
-    "xai": ("XAI_API_KEY",),
-    "zai": ("ZHIPU_API_KEY",),
-}
-"""The variables in which each provider's key is usually kept, strongest first, as OpenCode's model catalogue names them."""
-
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+_KEPT_OUT = "node_modules\n"
+"""OpenCode writes a ``.gitignore`` into its configuration folder where none is, and fails where it cannot (docs/opencode.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provision:
     """What one instance is given."""
 
-    config: str
-    """OpenCode's configuration file, as JSON. Holds no secret."""
-    environment: Mapping[str, str]
-    """Holds no secret."""
+    files: Mapping[str, str]
+    """Path below the settings folder → text. Hold no secret."""
     secrets: Mapping[str, str] = field(repr=False)
     """File name → value, in the instance's memory."""
+
+    @property
+    def config(self) -> str:
+        """OpenCode's configuration file, as JSON."""
+        return self.files[CONFIG_FILE]
 
     def archive(self, password: str) -> bytes:
         """Pack the secrets and the server's password for the launcher."""
@@ -66,59 +60,37 @@ class Provision:
 
 
 def provision(
-    spec: AgentSpec, *, template: Mapping[str, Any], layout: Layout, settings: Settings, variables: Mapping[str, str]
+    spec: AgentSpec, *, template: Mapping[str, Any], layout: Layout, settings: Settings, resolver: Resolver
 ) -> Provision:
-    """Render what an instance of this agent needs. Raises `InvalidInput` naming a ``${NAME}`` that has no value."""
+    """Render what an instance of this agent needs. Blocks. Raises `SecretUnavailable` naming a ``${NAME}`` that has no value."""
     secrets: dict[str, str] = {}
-    allowed = {name: value for name, value in variables.items() if _is_allowed(name, settings.env_allow)}
 
-    def reference(name: str) -> str:
-        if name not in allowed:
-            raise InvalidInput(
-                f"Agent {spec.agent_id} needs ${{{name}}}, which is not set.",
-                hint="Set it in the environment of cnap-runner, and let CNAP_RUNNER_ENV_ALLOW admit it.",
-            )
-        secrets[f"env-{name}"] = allowed[name]
+    def reference(name: str, where: str) -> str:
+        secrets[f"env-{name}"] = resolver.value(name, where=where)
         return f"{{file:{layout.secrets}/env-{name}}}"
 
-    config = _fill_in(configuration(spec, template=template, layout=layout), reference)
-    for provider in providers_of(spec):
-        name = next((n for n in PROVIDER_VARIABLES.get(provider, ()) if allowed.get(n)), None)
-        options = config.setdefault("provider", {}).setdefault(provider, {}).setdefault("options", {})
-        if name is not None and "apiKey" not in options:
-            options["apiKey"] = reference(name)
-    return Provision(
-        config=json.dumps(config, indent=2, sort_keys=True),
-        environment=environment(spec, layout=layout, settings=settings),
-        secrets=secrets,
-    )
-
-
-def configuration(spec: AgentSpec, *, template: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
-    """Merge OpenCode's configuration: the template, then what we must say, then the agent's own."""
-    ours: dict[str, Any] = {"model": spec.model}
-    if not spec.trust_workspace_config:
-        ours["instructions"] = [f"{layout.workspace}/AGENTS.md"]
-    return merge(merge(template, ours), spec.opencode)
+    config = _fill_in(configuration(spec, template=template, settings=settings, layout=layout), reference)
+    for provider in providers_of(config, spec):
+        name = next((name for name in CATALOGUE_KEYS.get(provider, ()) if resolver.has(name)), None)
+        if name is not None and "apiKey" not in _options(config, provider):
+            _set_key(config, provider, reference(name, f"provider.{provider}"))
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    files = {CONFIG_FILE: text, **_own_files(spec), **surrounding_files(settings)}
+    return Provision(files=files, secrets=secrets)
 
 
 def environment(spec: AgentSpec, *, layout: Layout, settings: Settings) -> dict[str, str]:
     """Give the environment of an instance's server. OpenCode's switches are listed in docs/opencode.md."""
-    values = {"OPENCODE_CONFIG": f"{layout.settings}/{CONFIG_FILE}", "OPENCODE_DISABLE_AUTOUPDATE": "1"}
+    values = {
+        **surrounding_environment(settings, layout),
+        "OPENCODE_CONFIG_DIR": f"{layout.settings}/{FOLDER}",
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    }
     if not spec.trust_workspace_config:
         values["OPENCODE_DISABLE_PROJECT_CONFIG"] = "1"
     if not settings.fetch_models:
         values["OPENCODE_DISABLE_MODELS_FETCH"] = "1"
     return values
-
-
-def providers_of(spec: AgentSpec) -> list[str]:
-    """Name the providers whose keys the agent may use: its model's, and those its settings speak of."""
-    named = [spec.model]
-    if isinstance(small := spec.opencode.get("small_model"), str):
-        named.append(small)
-    configured: Iterable[str] = spec.opencode.get("provider") or ()
-    return sorted({model.partition("/")[0] for model in named} | set(configured))
 
 
 def limits_of(spec: AgentSpec, settings: Settings) -> Limits:
@@ -131,57 +103,119 @@ def limits_of(spec: AgentSpec, settings: Settings) -> Limits:
     )
 
 
-def instance_spec(  # noqa: PLR0913 - one value, put together in one place
+def instance_spec(
     spec: AgentSpec,
     *,
     install_id: str,
     instance_id: str,
     generation: int,
     settings: Settings,
-    template: Mapping[str, Any],
     volumes: tuple[Volume, ...],
 ) -> InstanceSpec:
-    """Say what a backend is asked for. Its environment is added once the layout is known."""
+    """Say what a backend is asked for. Its environment and its hash are added once the layout is known."""
     return InstanceSpec(
         install_id=install_id,
         agent_id=spec.agent_id,
         instance_id=instance_id,
         generation=generation,
-        spec_hash=spec_hash(spec, settings=settings, template=template),
-        image=settings.image,
+        spec_hash="",
+        image=spec.image or settings.image,
         limits=limits_of(spec, settings),
         volumes=volumes,
         labels=dict(spec.labels),
+        network=network_of(spec),
+        hardware=hardware_of(spec, settings),
+        runtime=runtime_of(spec, settings),
     )
 
 
-def spec_hash(spec: AgentSpec, *, settings: Settings, template: Mapping[str, Any]) -> str:
-    """Hash what only a new instance can change.
+# --- what has changed -------------------------------------------------------------------------------------------------
 
-    It covers the spec's unresolved text: a process whose environment lacks a variable uses a running instance as it is. The system
-    prompt and the model's name are sent with each prompt, so only the providers whose keys are inside count here.
+
+def spec_hash(wanted: InstanceSpec) -> str:
+    """Hash what only a new instance can change: all that a backend is asked for but its limits, which change in place.
+
+    Folders count by their role alone: two processes may know one data folder by two names.
     """
-    limits = limits_of(spec, settings)
     parts = {
-        "image": settings.image,
-        "template": template,
-        "opencode": spec.opencode,
-        "providers": providers_of(spec),
-        "limits": [limits.memory_bytes, limits.cpus, limits.pids],
-        "trust": spec.trust_workspace_config,
-        "labels": spec.labels,
-        "fetch_models": settings.fetch_models,
+        "image": wanted.image,
+        "volumes": [[volume.role, volume.is_read_only] for volume in wanted.volumes],
+        "environment": dict(wanted.environment),
+        "labels": dict(wanted.labels),
+        "network": wanted.network,
+        # The quota of its own layer, which is read-only, is no reason for a new instance.
+        "hardware": repr(replace(wanted.hardware, disk_bytes=None)),
+        "runtime": wanted.runtime,
     }
+    return _hash(parts)
+
+
+def settings_hash(spec: AgentSpec, *, template: Mapping[str, Any], layout: Layout, settings: Settings) -> str:
+    """Hash what a running server can take up: its settings and where its secrets come from, unresolved.
+
+    A process whose environment lacks a variable therefore sees no change, and uses a running instance as it is.
+    """
+    config = configuration(spec, template=template, settings=settings, layout=layout)
+    author = [settings.git_name, settings.git_email]
+    return _hash([config, spec.opencode_files, spec.secrets, providers_of(config, spec), author])
+
+
+def check_keys_stay(before: str, after: Provision, *, spec: AgentSpec, layout: Layout) -> None:
+    """Raise `SecretUnavailable` where a provider's key, which the running server has, is out of this process's reach.
+
+    A provider's usual variable that is not set is no error at a start. But one process must not take away what another gave.
+    """
+    config = json.loads(after.config)
+    for provider in sorted(_given_keys(before, layout) & set(providers_of(config, spec))):
+        if "apiKey" not in _options(config, provider):
+            raise SecretUnavailable(
+                f"Agent {spec.agent_id} has a key of provider {provider}, and this process has none: "
+                f"{' or '.join(CATALOGUE_KEYS[provider])} is not set.",
+                hint="Set it here too, or name its place in the agent's secrets.",
+            )
+
+
+def _given_keys(config: str, layout: Layout) -> set[str]:
+    """Name the providers whose key came from one of their usual variables."""
+    try:
+        present = json.loads(config)
+    except ValueError:
+        return set()
+    files = {
+        provider: [f"{{file:{layout.secrets}/env-{n}}}" for n in names] for provider, names in CATALOGUE_KEYS.items()
+    }
+    return {provider for provider, usual in files.items() if _options(present, provider).get("apiKey") in usual}
+
+
+def _options(config: Any, provider: str) -> Mapping[str, Any]:
+    return mapping(mapping(mapping(mapping(config).get("provider")).get(provider)).get("options"))
+
+
+# --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _own_files(spec: AgentSpec) -> dict[str, str]:
+    return {f"{FOLDER}/{path}": text for path, text in {".gitignore": _KEPT_OUT, **spec.opencode_files}.items()}
+
+
+def _set_key(config: dict[str, Any], provider: str, key: str) -> None:
+    providers = config["provider"] = dict(mapping(config.get("provider")))
+    block = providers[provider] = dict(mapping(providers.get(provider)))
+    block["options"] = {**mapping(block.get("options")), "apiKey": key}
+
+
+def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two configurations as OpenCode does: mappings key by key, everything else replaced."""
-    merged = dict(base)
-    for key, value in over.items():
-        present = merged.get(key)
-        merged[key] = merge(present, value) if isinstance(present, Mapping) and isinstance(value, Mapping) else value
-    return merged
+def _fill_in(value: Any, reference: Callable[[str, str], str], where: str = "") -> Any:
+    if isinstance(value, str):
+        return _PLACEHOLDER.sub(lambda match: reference(match[1], where), value)
+    if isinstance(value, Mapping):
+        return {key: _fill_in(item, reference, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill_in(item, reference, where) for item in value]
+    return value
 
 
 def pack(files: Mapping[str, str]) -> bytes:
@@ -194,17 +228,3 @@ def pack(files: Mapping[str, str]) -> bytes:
             entry.size, entry.mode = len(data), 0o400
             archive.addfile(entry, io.BytesIO(data))
     return buffer.getvalue()
-
-
-def _fill_in(value: Any, reference: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return _PLACEHOLDER.sub(lambda match: reference(match[1]), value)
-    if isinstance(value, Mapping):
-        return {key: _fill_in(item, reference) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_fill_in(item, reference) for item in value]
-    return value
-
-
-def _is_allowed(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

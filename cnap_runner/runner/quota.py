@@ -106,7 +106,7 @@ class Quota:
         """Measure what a turn left behind, beside what comes next."""
         agent = self._agent(agent_id)
         agent.turn_ended = anyio.current_time()
-        if agent.is_due(agent.turn_ended):
+        if agent.is_due(agent.turn_ended) and not self.tasks.cancel_scope.cancel_called:
             self._begin(agent_id, agent)
 
     # --- during turns ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from cnap_runner.egress.rulebook import Entry
 from cnap_runner.egress.rules import Rule, parse_rule
 from cnap_runner.errors import InvalidInput, RunnerError
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.instance import Capabilities, InstanceSpec, Network
+from cnap_runner.model.instance import InstanceRef, InstanceSpec
 from cnap_runner.runner.configuration import mapping, providers_of
 from cnap_runner.runner.install import Install
 from cnap_runner.telemetry.logging import get_logger
@@ -29,20 +29,10 @@ Value = Callable[[str], str]
 """Gives the value of a ``${NAME}``; raises `SecretUnavailable`."""
 
 
-def network_of(spec: AgentSpec) -> Network:
-    """Tell which of the install's networks an agent's instances are on."""
-    return Network.OPEN if spec.egress.mode == "open" else Network.CLOSED
-
-
-def check_egress(spec: AgentSpec, can: Capabilities) -> None:
-    """Raise `InvalidInput` for rules that cannot be read, and for a mode that the backend does not have."""
+def check_egress(spec: AgentSpec) -> None:
+    """Raise `InvalidInput` for a rule that cannot be read."""
     for text in spec.egress.allow:
         parse_rule(text)
-    if network_of(spec) is Network.CLOSED and not can.closes_network:
-        raise InvalidInput(
-            f"Agent {spec.agent_id} asks for egress mode {spec.egress.mode!r}, which this backend does not have.",
-            hint="Use the docker backend on a Linux host, or mode 'open'.",
-        )
 
 
 def rules_of(spec: AgentSpec, config: Mapping[str, Any], *, value: Value) -> tuple[Rule, ...]:
@@ -105,14 +95,24 @@ class Reach:
         self._install = install
         self._is_told = False
 
-    async def prepare(self, network: Network) -> Mapping[str, str]:
-        """Make sure that a network lets through what it should and nothing else; give what instances on it need in their environment.
+    async def guard_open(self) -> None:
+        """Close cloud metadata addresses to the open network. Where that cannot be done it is logged once; ``doctor`` says it too."""
+        install = self._install
+        try:
+            async with install.lock():
+                facts = await install.backend.open_network(install.install_id)
+                why = None if facts is None else await anyio.to_thread.run_sync(install.barrier.guard, facts.interface)
+        except RunnerError as error:
+            why = error.message
+        if why is not None and not self._is_told:
+            self._is_told = True
+            _log.warning("metadata_not_closed", reason=why)
+
+    async def close(self) -> Mapping[str, str]:
+        """Make sure that the closed network lets through what it should, and nothing else; give the variables that instances on it need.
 
         Cheap where all stands; mends what was flushed or killed. Raises `InvalidInput` where a closed network cannot be had.
         """
-        if network is Network.OPEN:
-            await self._guard_open()
-            return {}
         install = self._install
         async with install.lock():
             facts = await install.backend.closed_network(install.install_id)
@@ -127,13 +127,22 @@ class Reach:
         # The catalogue's host is not on anybody's list; OpenCode then knows the models of its own release.
         return {**names, **{name.lower(): text for name, text in names.items()}, "OPENCODE_DISABLE_MODELS_FETCH": "1"}
 
+    async def keep(self, ref: InstanceRef, agent_id: str, rules: tuple[Rule, ...]) -> None:
+        """Make sure that a live instance on the closed network reaches what its agent may, whatever became of proxy, filter and rules."""
+        await self.close()
+        book = self._install.barrier.rulebook
+        if not await anyio.to_thread.run_sync(book.replace, ref.instance_id, rules):
+            address = (await self._install.backend.inspect(ref)).address
+            if address is not None:
+                await anyio.to_thread.run_sync(book.put, address, Entry(ref.instance_id, agent_id, rules))
+
     async def admit(self, wanted: InstanceSpec, rules: tuple[Rule, ...], address: str) -> None:
-        """Let an instance that is about to run reach what its agent may, and forget those that are no more."""
+        """Let an instance that is about to run reach what its agent may."""
         entry = Entry(wanted.instance_id, wanted.agent_id, rules)
         await anyio.to_thread.run_sync(self._install.barrier.rulebook.put, address, entry)
 
     async def change(self, instance_id: str, rules: tuple[Rule, ...]) -> None:
-        """Change what a live instance may reach, open connections included."""
+        """Change what a live instance on the closed network may reach, open connections included."""
         await anyio.to_thread.run_sync(self._install.barrier.rulebook.replace, instance_id, rules)
 
     async def forget(self, instance_ids: Collection[str]) -> None:
@@ -144,15 +153,3 @@ class Reach:
         """Remove proxy, filter and rules of the install."""
         async with self._install.lock():
             await anyio.to_thread.run_sync(self._install.barrier.remove)
-
-    async def _guard_open(self) -> None:
-        install = self._install
-        try:
-            async with install.lock():
-                facts = await install.backend.open_network(install.install_id)
-                why = None if facts is None else await anyio.to_thread.run_sync(install.barrier.guard, facts.interface)
-        except RunnerError as error:
-            why = error.message
-        if why is not None and not self._is_told:
-            self._is_told = True
-            _log.warning("metadata_open", reason=why)

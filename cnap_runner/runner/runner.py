@@ -14,9 +14,12 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import ExecResult, InstanceRef, LogLine
+from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.callbacks import Audience, Emit, StatusCallback
+from cnap_runner.runner.changes import PendingChange, pending
+from cnap_runner.runner.mcp_states import mcp_states
 from cnap_runner.runner.parts import Parts
 from cnap_runner.store.base import AgentRow
 
@@ -102,8 +105,10 @@ class Runner:
 
         Known secrets are redacted. Raises `InstanceNotFound` where the agent has no instance yet.
         """
-        install = self._usable().install
-        async for line in install.backend.logs(await self._ref(), tail=tail, is_following=follow):
+        parts = self._usable()
+        install, ref = parts.install, await self._ref()
+        await parts.instances.known_secrets.learn(self.agent_id)
+        async for line in install.backend.logs(ref, tail=tail, is_following=follow):
             yield LogLine(stream=line.stream, text=install.redactor.redact(line.text), at=line.at)
 
     async def exec(self, argv: Sequence[str], *, timeout: timedelta = timedelta(minutes=1)) -> ExecResult:
@@ -117,9 +122,23 @@ class Runner:
         """Give the local command that runs ``argv`` inside the live instance with the caller's terminal."""
         return self._usable().install.backend.shell_command(await self._ref(), argv)
 
-    async def mcp(self) -> NoReturn:
-        """Not built yet."""
-        _refuse("mcp")
+    async def mcp(self, *, timeout: timedelta = timedelta(seconds=10)) -> list[McpState]:
+        """Tell how the agent's MCP servers are, by name. Starts nothing: without a live instance they are ``not_running``.
+
+        One that is still being connected after ``timeout`` makes all of them ``starting``: OpenCode waits for the slowest, up to 30 s.
+        """
+        parts = self._usable()
+        row = await parts.install.store.get_agent(self.agent_id)
+        await parts.instances.known_secrets.learn(self.agent_id)
+        return await mcp_states(parts.install, row, parts.instances.planner.configuration(row.spec), timeout=timeout)
+
+    async def pending_changes(self) -> list[PendingChange]:
+        """Tell what of the agent's spec its live instance does not have yet, and when it will. Without one: nothing."""
+        parts = self._usable()
+        store = parts.install.store
+        row = await store.get_agent(self.agent_id)
+        is_in_turn = bool(await store.queue_of(self.agent_id))
+        return pending(row.runner, parts.instances.planner.target(row.spec), is_in_turn=is_in_turn)
 
     async def pending_answers(self) -> NoReturn:
         """Not built yet; all permissions are allowed and the question tool is off."""

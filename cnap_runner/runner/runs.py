@@ -20,6 +20,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.prompt import load_files
 from cnap_runner.runner.queue import TurnQueue
+from cnap_runner.runner.quota import Quota
 from cnap_runner.runner.settlement import Settlement
 from cnap_runner.store.base import Admission, Entry, NewRun, Wish, WishKind
 from cnap_runner.telemetry.logging import get_logger
@@ -33,9 +34,10 @@ _log = get_logger(__name__)
 class Runs:
     """Accepts runs and drives each in its caller's coroutine."""
 
-    def __init__(self, install: Install, instances: Instances, active: ActiveRuns) -> None:
+    def __init__(self, install: Install, instances: Instances, active: ActiveRuns, quota: Quota) -> None:
         self._install = install
         self._instances = instances
+        self._quota = quota
         self.active = active
         self.used: set[str] = set()
         """Agents this manager uses."""
@@ -59,11 +61,14 @@ class Runs:
                     active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
                 if active is not None:
                     claimed = None if entry.context is None else Claimed(entry.context, head_start)
-                    execution = Execution(self._install, self._instances, self.queue, active=active, audience=audience)
+                    execution = Execution(
+                        self._install, self._instances, self.queue, self._quota, active=active, audience=audience
+                    )
                     try:
                         return await execution.run(request, files, claimed=claimed, deadline=deadline)
                     finally:
                         self.active.remove(active)
+                        self._quota.turn_ended(agent_id)
                 result = await self._attend(entry.run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
                     await audience.tell(RunEnded(result))

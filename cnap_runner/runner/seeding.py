@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -26,7 +27,9 @@ from cnap_runner.model.ids import new_id
 from cnap_runner.runner.access import Owner, give_all
 from cnap_runner.runner.cloning import PROXIES, Clone, Credentials, clone
 from cnap_runner.runner.copying import copy_tree
+from cnap_runner.runner.install import Install
 from cnap_runner.runner.removal import remove
+from cnap_runner.runner.resolving import Resolver
 from cnap_runner.runner.workspace import PRIVATE, SHARED, AgentFolders, folder_error
 from cnap_runner.settings import Settings
 from cnap_runner.telemetry.logging import get_logger
@@ -37,11 +40,16 @@ CLEAN_UP = timedelta(seconds=60)
 _log = get_logger(__name__)
 
 
-def check_seed(workspace: Workspace, folders: AgentFolders) -> None:
-    """Raise `InvalidInput` for what a workspace cannot be seeded with. Blocks. Of one that is seeded already, nothing is asked any more."""
+def check_source(workspace: Workspace) -> None:
+    """Raise `InvalidInput` for a source that can never work."""
     check_branch(workspace.branch)
     if workspace.git is not None:
         parse_git_source(workspace.git)
+
+
+def check_seed(workspace: Workspace, folders: AgentFolders) -> None:
+    """Raise `InvalidInput` for what a workspace cannot be seeded with. Blocks. Of one that is seeded already no folder is asked for."""
+    check_source(workspace)
     if workspace.copy_from is not None and not folders.seeded_mark.exists():
         _check_folder(workspace.copy_from, folders.data_dir)
 
@@ -119,6 +127,17 @@ class Seeder:
             if used:
                 found[name] = used
         return found
+
+
+async def seed_at_start(install: Install, spec: AgentSpec) -> None:
+    """Seed an agent's workspace before its instance is made. The agent's lease is held. Raises as `Seeder.seed`."""
+    if spec.workspace == Workspace():
+        return
+    folders, owner = AgentFolders(install.settings.data_dir, spec.agent_id), install.backend.file_owner()
+    await anyio.to_thread.run_sync(folders.make, owner)
+    resolver = Resolver(spec, install.secrets, os.environ, install.settings.env_allow)
+    seeder = Seeder(install.settings, install.redactor, os.environ)
+    await seeder.seed(spec, folders, owner=owner, value=partial(resolver.value, where="workspace.git"))
 
 
 async def _copy(source: Path, draft: Path, data_dir: Path) -> None:

@@ -134,7 +134,7 @@ class FakeBackend(Backend):
     async def check(self) -> EngineInfo:
         """Give made-up facts."""
         await self._enter()
-        return EngineInfo(name="fake", version="1")
+        return EngineInfo(name="fake", version="1", details={"runtimes": "fake"})
 
     async def prepare(self, install_id: str) -> None:  # noqa: ARG002 - part of the contract
         """Nothing is shared."""

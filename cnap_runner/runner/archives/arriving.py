@@ -1,33 +1,26 @@
-"""An agent leaves an install as one file, and comes into another.
+"""An agent comes into an install from one file.
 
-Both hold the agent's lease, so that it happens between turns. A live instance is frozen while its files are copied: what is on the disk
-then is what a crash would leave, which SQLite is made for: its write-ahead log is copied with it.
+It holds the lease of the agent's id, so that nobody else makes or drives an agent of that id meanwhile. Files are unpacked into drafts; only
+what is whole gets its name, and the agent is made known last.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
-import anyio
 import anyio.to_thread
 
 from cnap_runner.aio.shield import shielded
-from cnap_runner.errors import ConflictError, InstanceExited, InstanceNotFound, InsufficientResources, RunnerNotFound
-from cnap_runner.image.packages import OPENCODE
+from cnap_runner.errors import ConflictError, InsufficientResources, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.ids import check_id
-from cnap_runner.model.instance import InstanceSpec, InstanceStatus, Limits
-from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.runner.archives.circumstances import in_thread, opencode_version, workspace_path
 from cnap_runner.runner.archives.listener import ArchiveListener
-from cnap_runner.runner.archives.manifest import FORMAT, TREES, Manifest
-from cnap_runner.runner.archives.needs import missing_of, needs_of, values_of
-from cnap_runner.runner.archives.packing import Contents, pack
+from cnap_runner.runner.archives.manifest import Manifest
+from cnap_runner.runner.archives.needs import missing_of
 from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
 from cnap_runner.runner.declarations import spec_data
 from cnap_runner.runner.disk import free_bytes
@@ -42,43 +35,7 @@ from cnap_runner.telemetry.logging import get_logger
 CLEAN_UP = timedelta(minutes=2)
 """Longest time to remove what a failed import wrote."""
 
-POLL_SECONDS = 0.02
-
 _log = get_logger(__name__)
-_T = TypeVar("_T")
-
-
-async def export_agent(parts: Parts, agent_id: str, path: Path, *, with_home: bool, listener: ArchiveListener) -> None:
-    """Write an agent into an archive; see `RunnerManager.export_agent`."""
-    install = parts.install
-    await install.store.get_agent(check_id(agent_id))
-    async with parts.leased(agent_id, "export"):
-        row = await install.store.get_agent(agent_id)
-        tasks = await install.store.sessions_of(agent_id)
-        needs = needs_of(row.spec, install)
-        secrets = await anyio.to_thread.run_sync(values_of, needs, row.spec, install)
-        folders = AgentFolders(install.settings.data_dir, agent_id)
-        trees = {name: getattr(folders, name) for name in TREES if name != "home" or with_home}
-
-        def describe(files: int, size: int) -> Manifest:
-            return Manifest(
-                format=FORMAT,
-                agent=spec_data(row.spec),
-                tasks=tasks,
-                needs=needs,
-                trees=tuple(trees),
-                files=files,
-                size_bytes=size,
-                workspace_path=_workspace_path(install, folders),
-                opencode_version=_opencode_version(),
-                package_version=version("cnap-runner"),
-                made_at=install.now(),
-            )
-
-        contents = Contents({name: folder for name, folder in trees.items() if folder.is_dir()}, describe, secrets)
-        async with _frozen(install, row.runner):
-            await _in_thread(lambda stop: pack(contents, path.absolute(), listener=listener, should_stop=stop))
-    _log.info("agent_exported", agent_id=agent_id)
 
 
 async def import_agent(
@@ -108,27 +65,6 @@ async def import_agent(
     await _tell_differences(install, spec, manifest, listener)
     _log.info("agent_imported", agent_id=spec.agent_id)
     return row
-
-
-@contextlib.asynccontextmanager
-async def _frozen(install: Install, record: RunnerRecord) -> AsyncIterator[None]:
-    """Freeze the agent's instance, where one runs, and thaw it again whatever happens."""
-    gone = (InstanceNotFound, InstanceExited)
-    ref = record.ref
-    if ref is not None:
-        try:
-            is_running = (await install.backend.inspect(ref)).status is InstanceStatus.RUNNING
-            if is_running:
-                await install.backend.pause(ref)
-        except gone:
-            is_running = False
-    try:
-        yield
-    finally:
-        if ref is not None and is_running:
-            async with shielded(install.settings.stop_timeout):
-                with contextlib.suppress(*gone):
-                    await install.backend.resume(ref)
 
 
 async def _refuse_present(install: Install, folders: AgentFolders) -> None:
@@ -164,7 +100,7 @@ async def _place_files(
         trees = await anyio.to_thread.run_sync(drafts.make, manifest.trees)
         room = await anyio.to_thread.run_sync(_room, install, manifest, max_bytes)
         target = Target(trees, owner, room)
-        await _in_thread(lambda stop: unpack(path, target, listener=listener, should_stop=stop))
+        await in_thread(lambda stop: unpack(path, target, listener=listener, should_stop=stop))
         await anyio.to_thread.run_sync(drafts.place)
         await anyio.to_thread.run_sync(folders.make, owner)
         await anyio.to_thread.run_sync(folders.seeded_mark.touch)
@@ -227,8 +163,9 @@ async def _make_known(install: Install, spec: AgentSpec, manifest: Manifest) -> 
     stale = await install.store.sessions_of(spec.agent_id)
     for task_id in stale:
         await install.store.set_session(spec.agent_id, task_id, None)
-    for task_id, session_id in manifest.tasks.items():
-        await install.store.set_session(spec.agent_id, task_id, session_id)
+    if manifest.workspace_path == workspace_path(install, AgentFolders(install.settings.data_dir, spec.agent_id)):
+        for task_id, session_id in manifest.tasks.items():
+            await install.store.set_session(spec.agent_id, task_id, session_id)
     return row
 
 
@@ -237,14 +174,15 @@ async def _tell_differences(install: Install, spec: AgentSpec, manifest: Manifes
     missing = await anyio.to_thread.run_sync(missing_of, needs, install)
     for name, reference in missing.items():
         listener.on_warning(f"Secret {name} ({reference}) has no value here; set it before the first run.")
-    here = _workspace_path(install, AgentFolders(install.settings.data_dir, spec.agent_id))
-    if manifest.workspace_path != here:
+    here = workspace_path(install, AgentFolders(install.settings.data_dir, spec.agent_id))
+    if manifest.workspace_path != here and manifest.tasks:
         listener.on_warning(
-            f"The agent's sessions speak of a workspace at {manifest.workspace_path}; here it is {here}."
+            "The agent's tasks begin new sessions: OpenCode's are bound to the place of the workspace, which was "
+            f"{manifest.workspace_path} and is {here}."
         )
-    if _release(manifest.opencode_version) > _release(_opencode_version()):
+    if _release(manifest.opencode_version) > _release(opencode_version()):
         listener.on_warning(
-            f"The agent worked with OpenCode {manifest.opencode_version}, and here is {_opencode_version()}, which is older: "
+            f"The agent worked with OpenCode {manifest.opencode_version}, and here is {opencode_version()}, which is older: "
             "it may not read the agent's sessions."
         )
 
@@ -263,44 +201,5 @@ def _renamed(spec: AgentSpec, agent_id: str | None) -> AgentSpec:
     return AgentSpec.parse(data)
 
 
-def _workspace_path(install: Install, folders: AgentFolders) -> str:
-    """Tell where an agent's sessions find its workspace on this backend."""
-    anything = InstanceSpec(
-        install_id=install.install_id,
-        agent_id=folders.agent_id,
-        instance_id="none",
-        generation=0,
-        spec_hash="",
-        image="",
-        limits=Limits(memory_bytes=0, cpus=0, pids=0),
-        volumes=folders.volumes(),
-    )
-    return install.backend.layout(anything).workspace
-
-
-def _opencode_version() -> str:
-    return OPENCODE["linux-x64"].version
-
-
 def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())
-
-
-async def _in_thread(work: Callable[[Callable[[], bool]], _T]) -> _T:
-    """Run blocking work in a thread. Cancelled, it is told to stop and waited for: nobody cleans up while it still writes."""
-    stop, started, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def run() -> _T:
-        started.set()
-        try:
-            return work(stop.is_set)
-        finally:
-            ended.set()
-
-    try:
-        return await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
-    finally:
-        stop.set()  # one that begins only now ends at its first look
-        with anyio.CancelScope(shield=True):
-            while started.is_set() and not ended.is_set():
-                await anyio.sleep(POLL_SECONDS)

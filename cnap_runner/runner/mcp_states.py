@@ -1,0 +1,40 @@
+"""How an agent's MCP servers are, as its OpenCode says; or as they are configured, where none runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from cnap_runner.errors import ServerError, ServerNotReady
+from cnap_runner.model.mcp import McpState
+from cnap_runner.model.runner import RunnerStatus
+from cnap_runner.runner.configuration import mapping
+from cnap_runner.runner.install import Install
+from cnap_runner.store.base import AgentRow
+
+
+async def mcp_states(
+    install: Install, row: AgentRow, config: Mapping[str, Any], *, timeout: timedelta
+) -> list[McpState]:
+    """Ask a live server, without the agent's lease: it may be in a turn. Known secrets in its errors are redacted."""
+    record = row.runner
+    if record.status not in {RunnerStatus.READY, RunnerStatus.RUNNING} or not record.endpoint or not record.instance_id:
+        return _configured(config, "not_running")
+    try:
+        async with install.client_for(record.endpoint, record.instance_id) as client:
+            states = await client.mcp(timeout=timeout)
+    except ServerNotReady:
+        return _configured(config, "starting")
+    except ServerError:
+        return _configured(config, "not_running")
+    return [replace(state, error=state.error and install.redactor.redact(state.error)) for state in states]
+
+
+def _configured(config: Mapping[str, Any], status: str) -> list[McpState]:
+    servers = mapping(config.get("mcp"))
+    return [
+        McpState(name, "disabled" if mapping(servers[name]).get("enabled") is False else status)
+        for name in sorted(servers)
+    ]
