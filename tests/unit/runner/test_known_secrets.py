@@ -1,0 +1,71 @@
+"""Secrets of instances that another manager started."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cnap_runner import AgentSpec, RunRequest
+from cnap_runner.testing.fake_opencode.script import Say
+
+OF_VAULT, OF_ENVIRONMENT, OF_PROVIDER = "value-of-the-vault", "value-of-a-variable", "value-of-a-provider"
+
+
+@pytest.fixture
+def spec(monkeypatch: pytest.MonkeyPatch) -> AgentSpec:
+    monkeypatch.setenv("SERVER_TOKEN", OF_ENVIRONMENT)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", OF_PROVIDER)
+    return AgentSpec.model_validate(
+        {
+            "agent_id": "alice",
+            "model": "anthropic/claude",
+            "secrets": {"TOKEN": "vault:TOKEN", "GONE": "vault:GONE"},
+            "opencode": {
+                "mcp": {"x": {"type": "remote", "url": "https://h.example/", "headers": {"t": "${SERVER_TOKEN}"}}}
+            },
+        }
+    )
+
+
+async def test_who_adopts_an_instance_redacts_its_secrets(
+    house: Any, spec: AgentSpec, ask: Callable[..., RunRequest]
+) -> None:
+    """The vault's, a variable's and a provider's; one that cannot be read is in nobody's way."""
+    text = f"{OF_VAULT} {OF_ENVIRONMENT} {OF_PROVIDER}"
+    house.script([Say("first")], [Say(text)])
+    async with house.manager(on_shutdown="leave") as first:
+        await first.put_secret("TOKEN", OF_VAULT)
+        await (await first.create_runner(spec)).run(ask())
+    async with house.manager() as second:
+        runner = await second.get_runner("alice")
+        result = await runner.run(ask())
+        (stored, _) = await second.list_runs("alice")
+    assert house.starts == ["alice"]
+    assert result.output == "[redacted] [redacted] [redacted]"
+    assert stored.result is not None
+    assert stored.result.output == result.output
+
+
+async def test_logs_of_an_instance_nobody_here_started_are_redacted(
+    house: Any, spec: AgentSpec, ask: Callable[..., RunRequest]
+) -> None:
+    """Looking at logs adopts nothing, and shows no known secret all the same."""
+    async with house.manager(on_shutdown="leave") as first:
+        await first.put_secret("TOKEN", OF_VAULT)
+        runner = await first.create_runner(spec)
+        await first.start_runner("alice")
+        ref = await runner._ref()
+    house.backend.emit(ref.instance_id, f"it says {OF_VAULT} and {password_of(house, ref.instance_id)}")
+    async with house.manager(is_observer=True) as second:
+        lines = [line.text async for line in (await second.get_runner("alice")).logs()]
+    assert lines == ["it says [redacted] and [redacted]"]
+
+
+def password_of(house: Any, instance_id: str) -> str:
+    """The password of an instance's server."""
+    key = (house.data_dir / "install.key").read_bytes()
+    return hmac.new(key, instance_id.encode(), hashlib.sha256).hexdigest()
