@@ -140,3 +140,15 @@ async def test_doctor_does_not_send_to_itself(settings: Settings, monkeypatch: p
     monkeypatch.setattr(wiring, "make_backend", refuse)
     (finding,) = await checks.check_engine(settings)
     assert ("DOCKER_HOST" in str(finding.hint), "doctor" in str(finding.hint)) == (True, False)
+
+
+async def test_a_runtime_that_the_engine_does_not_know_is_found(
+    settings: Settings, use_backend: Callable[[FakeBackend], None]
+) -> None:
+    """It names those that it knows, before any agent is refused."""
+    use_backend(FakeBackend())
+    found = await checks.check_engine(settings.model_copy(update={"runtime": "runsc"}))
+
+    (runtime,) = [finding for finding in found if finding.check == "runtime"]
+    assert (runtime.state, "knows fake" in runtime.message) == (State.FAIL, True)
+    assert await checks.check_engine(settings.model_copy(update={"runtime": "fake"})) == found[:1]

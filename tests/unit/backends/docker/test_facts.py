@@ -83,3 +83,19 @@ def test_lesser_trouble_is_told(field: str, word: str) -> None:
 def test_a_distant_engine_is_told() -> None:
     """Agents on another machine cannot be reached."""
     assert any("another machine" in problem for problem in facts().problems(engine_address("tcp://far.example:2375")))
+
+
+@pytest.mark.parametrize("info", [{"SecurityOptions": ["name=rootless"]}, {"OperatingSystem": "Docker Desktop"}])
+def test_a_closed_network_that_cannot_be_reached_is_told(info: dict[str, Any]) -> None:
+    """Its containers' addresses exist in another network namespace or machine."""
+    unreachable = facts(**info)
+
+    assert unreachable.why_not_closed is not None
+    assert any("none or allowlist" in problem for problem in unreachable.problems(HERE))
+    assert facts().why_not_closed is None
+
+
+def test_an_engine_without_a_filter_of_system_calls_is_told() -> None:
+    """The default profile is part of what confines an agent."""
+    assert any("seccomp" in problem for problem in facts(SecurityOptions=["name=cgroupns"]).problems(HERE))
+    assert facts(SecurityOptions=["name=seccomp,profile=default"]).problems(HERE) == ()

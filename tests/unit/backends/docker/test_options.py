@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnap_runner.backends.docker.options import container_config, container_name
+from cnap_runner.backends.docker.options import container_config, container_name, limit_options
 from cnap_runner.model.instance import LABEL_INSTALL, InstanceSpec, Limits, NetworkFacts, Volume, VolumeRole
 
 SPEC = InstanceSpec(
@@ -38,6 +38,9 @@ def test_an_agent_is_confined() -> None:
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["ReadonlyRootfs"] is True
     assert host["Init"] is True
+    assert host["Privileged"] is False
+    assert (host["IpcMode"], host["CgroupnsMode"]) == ("private", "private")
+    assert host["OomScoreAdj"] > 0
     assert (host["Memory"], host["MemorySwap"]) == (1 << 30, 1 << 30)
     assert (host["NanoCpus"], host["PidsLimit"]) == (1_500_000_000, 100)
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
@@ -94,3 +97,29 @@ def test_our_labels_and_variables_win() -> None:
 def test_the_name_says_whose_it_is() -> None:
     """For people; nothing is found by it."""
     assert container_name(SPEC) == "cnap-inst-alice-3"
+
+
+def test_a_closed_network_publishes_nothing_and_asks_the_host_for_no_name() -> None:
+    """The engine's resolver would ask the host's resolver from the host, whatever the network's kind."""
+    closed = replace(OPEN, is_internal=True)
+    host = container_config(SPEC, limits=SPEC.limits, network=closed, user=(1, 1), hardware={})["HostConfig"]
+
+    assert host["NetworkMode"] == "net"
+    assert host["Dns"] == ["127.0.0.1"]
+    assert "PortBindings" not in host
+    assert "ExtraHosts" not in host
+
+
+def test_hardware_is_part_of_what_is_asked() -> None:
+    """As it was checked against the host."""
+    host = container_config(SPEC, limits=SPEC.limits, network=OPEN, user=(1, 1), hardware={"ShmSize": 5})["HostConfig"]
+
+    assert host["ShmSize"] == 5
+
+
+def test_changed_limits_are_said_as_they_were_at_first() -> None:
+    """What is named differently from creation would be refused, or leave the old limit standing."""
+    limits = limit_options(SPEC.limits)
+
+    assert limits.items() <= config()["HostConfig"].items()
+    assert limits["Memory"] == limits["MemorySwap"]

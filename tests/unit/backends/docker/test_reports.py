@@ -74,6 +74,19 @@ def test_each_state_of_the_engine_is_one_of_ours(said: str, status: InstanceStat
     assert observation(container(said)).status is status
 
 
+def test_a_container_that_publishes_nothing_is_reached_by_its_own_address() -> None:
+    """On the closed network; one whose port is published but not there yet has no endpoint."""
+    said = container("running")
+    networks = {"cnap": {"IPAddress": "172.19.0.2"}}
+    said["NetworkSettings"] = {"Ports": {}, "Networks": networks}
+
+    closed = observation({**said, "HostConfig": {"PortBindings": {}}})
+    unready = observation({**said, "HostConfig": {"PortBindings": {"4096/tcp": [{}]}}})
+
+    assert (closed.address, closed.endpoint) == ("172.19.0.2", "http://172.19.0.2:4096")
+    assert (unready.address, unready.endpoint) == ("172.19.0.2", None)
+
+
 def test_an_ended_container_says_how() -> None:
     """Exit code, end and the kernel's part in it; no address any more."""
     seen = observation(container("exited", ExitCode=137, OOMKilled=True, FinishedAt="2026-01-02T03:04:05Z"))
