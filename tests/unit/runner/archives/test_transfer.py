@@ -16,7 +16,7 @@ import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, Settings, wiring
 from cnap_runner.errors import ArchiveInvalid, ConflictError, InsufficientResources, RunnerError, RunnerNotFound
-from cnap_runner.model.instance import InstanceStatus
+from cnap_runner.model.instance import InstanceStatus, Layout
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.testing import FakeBackend
 from cnap_runner.testing.fake_opencode import Hold
@@ -196,6 +196,28 @@ async def test_only_files_folders_and_links_are_packed_and_no_link_is_followed(
     assert sorted(warning.split()[0] for warning in heard.warnings) == [
         *("workspace/hollow", "workspace/pipe", "workspace/socket")
     ]
+
+
+async def test_sessions_of_another_place_do_not_come_along(
+    *,
+    manager: RunnerManager,
+    elsewhere: RunnerManager,
+    spec: AgentSpec,
+    file: Path,
+    heard: Heard,
+    ask: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenCode never answers a prompt in a session of another folder: the tasks begin new ones, and it is said."""
+    await (await manager.create_runner(spec)).run(ask())
+    await manager.export_agent("alice", file)
+    backend = elsewhere._usable().install.backend
+    monkeypatch.setattr(
+        backend, "layout", lambda _: Layout(*(f"/elsewhere/{name}" for name in ("w", "s", "h", "c", "k")))
+    )
+    await elsewhere.import_agent(file, listener=heard)
+    assert await elsewhere._usable().install.store.sessions_of("alice") == {}
+    assert ["begin new sessions" in warning for warning in heard.warnings] == [True]
 
 
 async def test_a_live_instance_is_frozen_and_goes_on(
