@@ -16,7 +16,7 @@ from cnap_runner.runner.configuration import CATALOGUE_KEYS, providers_of
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.planning import Planner
 from cnap_runner.runner.resolving import Resolver
-from cnap_runner.runner.secret_finding import PLACEHOLDER
+from cnap_runner.runner.secret_finding import PLACEHOLDER, without_secrets
 
 
 class KnownSecrets:
@@ -57,7 +57,13 @@ def names_used(spec: AgentSpec, config: Mapping[str, Any]) -> set[str]:
 
 def _readable_values(spec: AgentSpec, config: Mapping[str, Any], install: Install) -> list[str]:
     resolver = Resolver(spec, install.secrets, os.environ, install.settings.env_allow)
-    values = []
+    values: list[str] = []
+
+    def note(value: str, _: tuple[str, ...]) -> str:
+        values.append(value)
+        return value
+
+    without_secrets(config, ("opencode",), note)  # those of the install's own settings
     for name in sorted(names_used(spec, config)):
         if not spec.secrets.get(name, "").startswith("keyring:"):
             with suppress(InvalidInput):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -29,12 +28,11 @@ from cnap_runner.runner.configuration import (
 )
 from cnap_runner.runner.hardware import hardware_of, network_of, runtime_of
 from cnap_runner.runner.resolving import Resolver
+from cnap_runner.runner.secret_finding import PLACEHOLDER, without_secrets
 from cnap_runner.runner.surroundings import surrounding_environment, surrounding_files
 from cnap_runner.settings import Settings
 
 PASSWORD_FILE = "server-password"  # noqa: S105 - a file's name
-
-_PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 _KEPT_OUT = "node_modules\n"
 """OpenCode writes a ``.gitignore`` into its configuration folder where none is, and fails where it cannot (docs/opencode.md)."""
@@ -74,6 +72,7 @@ def provision(
         name = next((name for name in CATALOGUE_KEYS.get(provider, ()) if resolver.has(name)), None)
         if name is not None and "apiKey" not in _options(config, provider):
             _set_key(config, provider, reference(name, f"provider.{provider}"))
+    config = _without_literals(config, secrets, layout)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     files = {CONFIG_FILE: text, **_own_files(spec), **surrounding_files(settings)}
     return Provision(files=files, secrets=secrets)
@@ -208,9 +207,21 @@ def _hash(parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _without_literals(config: Mapping[str, Any], secrets: dict[str, str], layout: Layout) -> dict[str, Any]:
+    """Move secrets written out in the template or the install's settings to files in memory; a spec's own left it before it was stored."""
+
+    def move(value: str, _: tuple[str, ...]) -> str:
+        name = f"literal-{len(secrets)}"
+        secrets[name] = value
+        return f"{{file:{layout.secrets}/{name}}}"
+
+    moved: dict[str, Any] = without_secrets(config, ("opencode",), move)
+    return moved
+
+
 def _fill_in(value: Any, reference: Callable[[str, str], str], where: str = "") -> Any:
     if isinstance(value, str):
-        return _PLACEHOLDER.sub(lambda match: reference(match[1], where), value)
+        return PLACEHOLDER.sub(lambda match: reference(match[1], where), value)
     if isinstance(value, Mapping):
         return {key: _fill_in(item, reference, f"{where}.{key}".lstrip(".")) for key, item in value.items()}
     if isinstance(value, list | tuple):
