@@ -23,6 +23,7 @@ from cnap_runner.cli import (
     runs,
     secret,
     shell,
+    workspace,
 )
 from cnap_runner.cli.commands import Command, PromptCommand
 from cnap_runner.cli.exits import MEANINGS
@@ -94,6 +95,7 @@ app.command(cls=Command, rich_help_panel=_AGENTS)(apply.apply)
 app.add_typer(agent.app, name="agent", rich_help_panel=_AGENTS)
 app.add_typer(mcp.app, name="mcp", rich_help_panel=_AGENTS)
 app.add_typer(secret.app, name="secret", rich_help_panel=_AGENTS)
+app.add_typer(workspace.app, name="workspace", rich_help_panel=_AGENTS)
 app.command(cls=Command, rich_help_panel=_AGENTS)(archive.export)
 app.command("import", cls=Command, rich_help_panel=_AGENTS)(archive.import_)
 app.command(cls=Command, rich_help_panel=_INSTALL)(demo.demo)
