@@ -92,8 +92,9 @@ class RunnerManager:
         row = await keep_spec(parts.install, spec)
         await anyio.to_thread.run_sync(folders.make, None)
         await parts.instances.change_reach(row)
+        runner = Runner(self._usable, row)
         await parts.catch_up(spec.agent_id)
-        return Runner(self._usable, row)
+        return runner
 
     async def apply(
         self,

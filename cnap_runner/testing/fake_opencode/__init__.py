@@ -32,6 +32,7 @@ from cnap_runner.testing.fake_opencode.troubles import (
     GarblingOpenCode,
     HangingOpenCode,
     LosesAnswerOpenCode,
+    MisreadingOpenCode,
     SilentOpenCode,
     Version2OpenCode,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "HangingOpenCode",
     "Hold",
     "LosesAnswerOpenCode",
+    "MisreadingOpenCode",
     "MuteStreams",
     "Retry",
     "Say",

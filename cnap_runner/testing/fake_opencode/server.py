@@ -36,6 +36,8 @@ class FakeOpenCode:
         """The text of every prompt that arrived, oldest first."""
         self.bodies: list[Json] = []
         """The same, whole."""
+        self.mcp: dict[str, Json] = {}
+        """What ``GET /mcp`` answers."""
         self.requests: list[str] = []
         """``METHOD /path`` of every request that arrived with the right password, oldest first."""
 
@@ -69,6 +71,10 @@ class FakeOpenCode:
         await asyncio.gather(*turns, return_exceptions=True)
         for session in self.sessions.values():
             session.publish = self.streams.publish
+
+    async def dispose(self) -> None:
+        """Forget the settings; streams end, as they do on the real server."""
+        await self.streams.drop()
 
     def script(self, *turns: Sequence[Step]) -> None:
         """Add turns to be played, one per prompt."""
@@ -108,6 +114,11 @@ class FakeOpenCode:
                 return answer({"healthy": True, "version": self._version})
             case (_, ["session", *rest]):
                 return await self._answer_sessions(request, rest)
+            case ("GET", ["mcp"]):
+                return answer(self.mcp)
+            case ("POST", ["instance", "dispose"]):
+                await self.dispose()
+                return answer(value=True)
         return Response(200, b"<!doctype html>", "text/html")
 
     async def _answer_sessions(self, request: Request, rest: list[str]) -> Response:

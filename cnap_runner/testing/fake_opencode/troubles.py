@@ -64,3 +64,20 @@ class Version2OpenCode(FakeOpenCode):
 
     async def _answer(self, request: Request) -> Response:  # noqa: ARG002 - a hook
         return Response(200, b"<!doctype html>", "text/html")
+
+
+class MisreadingOpenCode(FakeOpenCode):
+    """Cannot read the settings it is told to read again: from then on every call about its workspace fails, for ever."""
+
+    _has_failed = False
+
+    async def dispose(self) -> None:
+        """Read settings that are wrong."""
+        await super().dispose()
+        self._has_failed = True
+
+    async def _answer(self, request: Request) -> Response:
+        if self._has_failed and not request.path.startswith("/global/"):
+            issues = [{"path": ["mcp", "x", "command"], "message": "Expected array, got secret-value"}]
+            return answer({"name": "ConfigInvalidError", "data": {"path": "/opencode.json", "issues": issues}}, 500)
+        return await super()._answer(request)

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import Layout
-from cnap_runner.runner.provisioning import Provision, limits_of, merge, pack, provision, spec_hash
+from cnap_runner.runner.configuration import merge
+from cnap_runner.runner.provisioning import (
+    Provision,
+    check_keys_stay,
+    environment,
+    limits_of,
+    pack,
+    provision,
+    settings_hash,
+)
+from cnap_runner.runner.resolving import Resolver
+from cnap_runner.secrets.base import SecretSource, SecretStore
 from cnap_runner.settings import Settings
 
 LAYOUT = Layout(workspace="/workspace", state="/s", home="/h", settings="/settings", secrets="/run/secrets")
@@ -23,8 +34,27 @@ def spec(**fields: Any) -> AgentSpec:
     return AgentSpec(**{"agent_id": "alice", "model": "anthropic/claude", **fields})
 
 
-def render(agent: AgentSpec, variables: dict[str, str] | None = None, **settings: Any) -> Provision:
-    return provision(agent, template=TEMPLATE, layout=LAYOUT, settings=Settings(**settings), variables=variables or {})
+class Vault(SecretSource):
+    """Keeps what a test puts into it."""
+
+    scheme = "vault"
+
+    def __init__(self, **kept: str) -> None:
+        self._kept = kept
+
+    def get(self, name: str) -> str:
+        return self._kept[name]
+
+    def describe(self) -> str:
+        return "a test"
+
+
+def render(
+    agent: AgentSpec, variables: dict[str, str] | None = None, vault: Vault | None = None, **settings: Any
+) -> Provision:
+    given = Settings(**settings)
+    resolver = Resolver(agent, SecretStore([vault or Vault()]), variables or {}, given.env_allow)
+    return provision(agent, template=TEMPLATE, layout=LAYOUT, settings=given, resolver=resolver)
 
 
 def test_the_agents_own_settings_win_over_the_template_key_by_key() -> None:
@@ -41,7 +71,7 @@ def test_a_providers_key_becomes_a_file_in_memory() -> None:
     options = json.loads(given.config)["provider"]["anthropic"]["options"]
     assert options["apiKey"] == "{file:/run/secrets/env-ANTHROPIC_API_KEY}"
     assert given.secrets == {"env-ANTHROPIC_API_KEY": "key-of-anthropic"}
-    assert "key-of-" not in given.config + repr(given) + json.dumps(dict(given.environment))
+    assert "key-of-" not in given.config + repr(given)
 
 
 def test_an_agent_gets_no_key_of_a_provider_it_does_not_use() -> None:
@@ -69,7 +99,7 @@ def test_placeholders_come_from_the_environment_as_secrets() -> None:
 
 def test_a_missing_variable_is_named() -> None:
     """The error says which variable has no value."""
-    with pytest.raises(InvalidInput, match=r"\$\{MY_TOKEN\}, which is not set"):
+    with pytest.raises(InvalidInput, match=r"\$\{MY_TOKEN\} in x"):
         render(spec(opencode={"x": "${MY_TOKEN}"}))
 
 
@@ -81,10 +111,13 @@ def test_a_variable_that_is_not_let_through_counts_as_missing() -> None:
 
 def test_a_workspaces_own_settings_are_switched_off_unless_trusted() -> None:
     """Whoever writes the workspace must not rule the agent; its AGENTS.md is brought back by name."""
-    guarded, trusted = render(spec()), render(spec(trust_workspace_config=True))
-    assert guarded.environment["OPENCODE_DISABLE_PROJECT_CONFIG"] == "1"
-    assert json.loads(guarded.config)["instructions"] == ["/workspace/AGENTS.md"]
-    assert "OPENCODE_DISABLE_PROJECT_CONFIG" not in trusted.environment
+    guarded, trusted = [
+        environment(spec(trust_workspace_config=t), layout=LAYOUT, settings=Settings()) for t in (False, True)
+    ]
+    assert guarded["OPENCODE_DISABLE_PROJECT_CONFIG"] == "1"
+    assert "OPENCODE_DISABLE_PROJECT_CONFIG" not in trusted
+    assert json.loads(render(spec()).config)["instructions"] == ["/workspace/AGENTS.md"]
+    assert "instructions" not in json.loads(render(spec(trust_workspace_config=True)).config)
 
 
 def test_the_archive_holds_each_secret_readable_by_its_owner_alone() -> None:
@@ -104,23 +137,50 @@ def test_packed_secrets_unpack_to_what_they_were(files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"opencode": {"a": 1}}, {"resources": {"cpus": 1}}, {"labels": {"a": "b"}}, {"model": "openai/gpt"}]
+    "change",
+    [
+        {"model": "openai/gpt"},
+        {"opencode": {"a": 1}},
+        {"opencode_files": {"AGENTS.md": "x"}},
+        {"mcp": {"s": {"command": ["x"]}}},
+        {"secrets": {"A": "env:A"}},
+    ],
 )
-def test_what_needs_a_new_instance_changes_the_hash(change: dict[str, Any]) -> None:
-    """A running instance with another hash is replaced between turns."""
+def test_what_a_server_reads_changes_the_settings_hash(change: dict[str, Any]) -> None:
+    """A running instance with another hash is told to read its settings again."""
     assert hash_of(spec()) != hash_of(spec(**change))
 
 
-@pytest.mark.parametrize(
-    "change", [{"system_prompt": "Be brief."}, {"model": "anthropic/other"}, {"life": {"max_run_time": 9}}]
-)
-def test_what_is_sent_with_each_prompt_does_not_change_the_hash(change: dict[str, Any]) -> None:
-    """A running instance goes on."""
+@pytest.mark.parametrize("change", [{"system_prompt": "Be brief."}, {"life": {"max_run_time": 9}}])
+def test_what_is_sent_with_each_prompt_changes_nothing(change: dict[str, Any]) -> None:
+    """A running instance goes on as it is."""
     assert hash_of(spec()) == hash_of(spec(**change))
 
 
 def hash_of(agent: AgentSpec) -> str:
-    return spec_hash(agent, settings=Settings(), template=TEMPLATE)
+    return settings_hash(agent, template=TEMPLATE, layout=LAYOUT, settings=Settings())
+
+
+def test_a_providers_key_may_be_one_of_the_agents_secrets() -> None:
+    """Its usual name in ``secrets`` wins over the manager's variable."""
+    agent = spec(secrets={"ANTHROPIC_API_KEY": "vault:team"})
+    given = render(agent, {"ANTHROPIC_API_KEY": "of-the-manager"}, Vault(team="of-the-team"))
+    assert given.secrets == {"env-ANTHROPIC_API_KEY": "of-the-team"}
+
+
+def test_a_process_without_a_providers_key_does_not_take_it_away() -> None:
+    """What another process gave to a running instance is not replaced by nothing."""
+    before = render(spec(), {"ANTHROPIC_API_KEY": "k" * 8}).config
+    with pytest.raises(InvalidInput, match="ANTHROPIC_API_KEY is not set"):
+        check_keys_stay(before, render(spec()), spec=spec(), layout=LAYOUT)
+    own = spec(opencode={"provider": {"anthropic": {"options": {"apiKey": "{file:/workspace/key}"}}}})
+    for given, agent in [
+        (before, own),
+        (before, spec(model="openai/gpt")),
+        (render(spec()).config, spec()),
+        ("?", spec()),
+    ]:
+        check_keys_stay(given, render(agent), spec=agent, layout=LAYOUT)
 
 
 def test_limits_left_out_come_from_the_settings() -> None:
