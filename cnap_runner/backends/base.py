@@ -103,7 +103,8 @@ class Backend(ABC):
 
         A file that stays is there at each moment, with its old or its new content, never a part of it; afterwards those that
         are not in the archive are gone. Nobody is told: a server reads them when it is asked to. On an error the old set may be
-        replaced in part; the same call again completes it. It leaves no trace outside the instance's memory. Raises `InvalidInput`
+        replaced in part; the same call again completes it. It leaves no trace outside the instance's memory. Only for an instance
+        whose server has answered: before, its launcher may still be at the first set. Raises `InvalidInput`
         for what is no such archive, `InstanceNotFound`, `InstanceExited`, `ConflictError` for a paused one.
         """
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import anyio
 import pytest
 
 from cnap_runner.errors import ConflictError, InstanceExited, InstanceNotFound, InsufficientResources, InvalidInput
-from cnap_runner.model.instance import Limits
+from cnap_runner.model.instance import Hardware, Limits, Network
 from cnap_runner.testing.backend_harness import GRACE, LIMIT_SECONDS, NO_GRACE, PASSWORD, Harness, Started, secrets
 
 SECRET = "sk-not-to-be-seen"
@@ -158,3 +159,37 @@ async def test_a_start_whose_address_is_not_wanted_ends(harness: Harness) -> Non
     with anyio.fail_after(LIMIT_SECONDS):
         while (await harness.backend.inspect(started.ref)).is_live:
             await anyio.sleep(0.02)
+
+
+async def test_networks_are_told_where_a_backend_has_them(harness: Harness) -> None:
+    """Both kinds, or none; asking again makes nothing more."""
+    opened = await harness.backend.open_network(harness.install_id)
+    closed = await harness.backend.closed_network(harness.install_id)
+
+    assert await harness.backend.closed_network(harness.install_id) == closed
+    if not harness.backend.capabilities.closes_network:
+        assert (opened, closed) == (None, None)
+        return
+    assert opened is not None
+    assert closed is not None
+    assert (opened.is_internal, closed.is_internal) == (False, True)
+    assert opened.id != closed.id
+
+
+@pytest.mark.parametrize(
+    ("capability", "asked"),
+    [
+        ("closes_network", {"network": Network.CLOSED}),
+        ("has_runtimes", {"runtime": "runsc"}),
+        ("grants_hardware", {"hardware": Hardware(gpus=1, devices=("/dev/null",), ulimits={"core": (0, 0)})}),
+    ],
+)
+async def test_what_a_backend_cannot_do_is_refused(harness: Harness, capability: str, asked: dict[str, Any]) -> None:
+    """The error names it, and nothing is left."""
+    if getattr(harness.backend.capabilities, capability):
+        pytest.skip("can do it")
+
+    with pytest.raises(InvalidInput, match="does not have"):
+        await harness.create(replace(harness.spec(), **asked))
+
+    assert await harness.backend.list_instances(harness.install_id) == []

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import docker
 import pytest
 
 from cnap_runner.backends.docker import DockerBackend
+from cnap_runner.backends.docker.options import KIT_FOLDER
 from cnap_runner.errors import InvalidInput
+from cnap_runner.image.kit import prepare_kit
 from cnap_runner.model.instance import (
     LABEL_INSTALL,
     LABEL_MANAGED,
@@ -21,7 +26,7 @@ from cnap_runner.model.instance import (
     Limits,
     Network,
 )
-from cnap_runner.testing.backend_harness import GRACE, Harness, Started
+from cnap_runner.testing.backend_harness import GRACE, LIMIT_SECONDS, Harness, Started, secrets
 
 pytestmark = pytest.mark.engine
 
@@ -175,3 +180,29 @@ async def test_changed_limits_are_the_kernels(engine: Harness, docker_client: do
     with pytest.raises(InvalidInput, match="memory"):
         await engine.backend.update_limits(started.ref, Limits(memory_bytes=1 << 50, cpus=1.0, pids=70))
     assert (await engine.backend.inspect(started.ref)).status is InstanceStatus.RUNNING
+
+
+async def test_secrets_are_delivered_into_an_image_without_tools(
+    engine: Harness, docker_client: docker.DockerClient, runner_image: str
+) -> None:
+    """An empty image has neither a shell nor tar: the kit's own do it, and the set is replaced all the same."""
+    empty, _ = docker_client.images.build(fileobj=io.BytesIO(b"FROM scratch\nLABEL cnap.test=empty\n"), rm=True)
+    try:
+        kit = await anyio.to_thread.run_sync(prepare_kit, str(empty.id), runner_image)
+        ref = await engine.create(spec := replace(engine.spec(), image=str(empty.id), kit=kit))
+        await engine.backend.start(ref, secrets=secrets(stays="old", leaves="old"))
+
+        folder, tools = engine.backend.layout(spec).secrets, f"{KIT_FOLDER}/busybox"
+        with anyio.fail_after(LIMIT_SECONDS):
+            while (await engine.backend.exec(ref, [tools, "cat", f"{folder}/stays"], timeout=GRACE)).output != b"old":
+                await anyio.sleep(0.02)
+
+        await engine.backend.deliver(ref, secrets=secrets(stays="new"))
+
+        listed = await engine.backend.exec(ref, [tools, "ls", folder], timeout=GRACE)
+        stays = await engine.backend.exec(ref, [tools, "cat", f"{folder}/stays"], timeout=GRACE)
+        assert listed.output.split() == [b"server-password", b"stays"]
+        assert stays.output == b"new"
+    finally:
+        await engine.clean_up()
+        docker_client.images.remove(str(empty.id), force=True)
