@@ -402,7 +402,7 @@ async def test_a_place_that_a_killed_manager_had_taken_for_a_start_is_given_back
         assert await parts.install.store.reserve_start(record, manager_id=parts.install.manager_id, max_containers=1)
         await house.backend.create(
             replace(
-                parts.instances._booter.plan(AgentSpec(agent_id="bob", model="fake/demo"), generation=1).wanted,
+                (await parts.instances.planner.plan(AgentSpec(agent_id="bob", model="fake/demo"), generation=1)).wanted,
                 instance_id="i-1",
             )
         )
