@@ -200,8 +200,8 @@ def about_model(given: str | None, spec: AgentSpec) -> str:
 def how_to_change_model(spec: AgentSpec) -> str:
     """Say which model an agent has, and how it gets another."""
     return (
-        f"The model of agent {spec.agent_id} is {spec.model}; for another, `cnap-runner rm {spec.agent_id}` and run it "
-        "again with --model: its files and sessions stay."
+        f"The model of agent {spec.agent_id} is {spec.model}; for another, "
+        f"`cnap-runner agent set {spec.agent_id} model=PROVIDER/MODEL`."
     )
 
 

@@ -140,7 +140,7 @@ def test_whose_model_was_not_found_is_told(cli: House) -> None:
     once = cli("run", "alice", "hi", "--model", "fake/none")
     for done in (own, once):
         assert done.exit_code == 1
-        assert "The model of agent alice is fake/nope; for another, `cnap-runner rm alice`" in done.stderr
+        assert "The model of agent alice is fake/nope; for another, `cnap-runner agent set alice model=" in done.stderr
     assert ["this run alone" in done.stderr for done in (own, once)] == [False, True]
 
 
@@ -151,4 +151,4 @@ def test_a_first_run_that_cannot_start_says_how_the_agent_gets_another_model(
     use_backend(FakeBackend(images=()))
     first, second = (cli("run", "alice", "hi", "--model", "fake/nope") for _ in range(2))
     assert (first.exit_code, second.exit_code) == (3, 3)
-    assert ["cnap-runner rm alice" in done.stderr for done in (first, second)] == [True, False]
+    assert ["cnap-runner agent set alice" in done.stderr for done in (first, second)] == [True, False]

@@ -35,6 +35,11 @@ def test_help_names_every_command_and_exit_code(cli: House) -> None:
         "doctor",
         "image",
         "purge",
+        "apply",
+        "agent",
+        "mcp",
+        "export",
+        "import",
     ):
         assert f"│ {command} " in text
     assert "130 ended by Ctrl-C" in " ".join(text.split())
