@@ -74,15 +74,17 @@ class Settings(BaseSettings):
     secrets_dir: Path | None = None
     """Folder of secrets, one file each, for ``file:NAME``; None: ``/run/secrets``, where Docker and Kubernetes put them."""
     http_proxy: str | None = None
+    """Proxy through which agents and image builds reach the world by HTTP (``http://proxy.example:3128``), without credentials."""
     https_proxy: str | None = None
-    """Proxy through which agents and image builds reach the world (``http://proxy.example:3128``), without credentials."""
+    """The same for HTTPS."""
     no_proxy: str | None = None
     """Hosts reached without the proxy, separated by commas."""
     ca_file: Path | None = None
     """PEM file of certificate authorities that agents and image builds trust besides the usual ones."""
     git_name: str = "CNAP agent"
-    git_email: str = "agent@localhost"
     """Author of the commits that agents make."""
+    git_email: str = "agent@localhost"
+    """Their author's address."""
     timezone: str | None = None
     """Time zone of agents, by its IANA name; None: UTC."""
     locale: str = "C.UTF-8"

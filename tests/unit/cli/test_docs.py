@@ -31,7 +31,7 @@ def exits_table() -> list[str]:
 def settings_table() -> list[str]:
     """The table of settings, as it should be."""
     rows = [
-        f"| `CNAP_RUNNER_{name.upper()}` | {shown(field.default)} | {meaning(field.description)} |"
+        f"| `CNAP_RUNNER_{name.upper()}` | {shown(field.get_default(call_default_factory=True))} | {meaning(field.description)} |"
         for name, field in Settings.model_fields.items()
     ]
     return ["| variable | default | meaning |", "|---|---|---|", *rows]
@@ -41,7 +41,9 @@ def shown(value: Any) -> str:
     """A default as one would write it in a variable."""
     if isinstance(value, timedelta):
         return f"`{value.total_seconds():g}s`"
-    if isinstance(value, tuple | bool):
+    if value is None:
+        return "not set"
+    if isinstance(value, tuple | bool | dict):
         return f"`{json.dumps(value)}`"
     return f"`{value.value if isinstance(value, Enum) else value}`"
 
