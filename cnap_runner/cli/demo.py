@@ -23,6 +23,8 @@ from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ConflictError, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.runner.runner import Runner
     from cnap_runner.settings import Settings
@@ -51,6 +53,8 @@ def demo(
 
 
 async def _demo(settings: Settings, agent_id: str, _: Interrupts) -> ExitCode:
+    import anyio.to_thread
+
     from cnap_runner.cli.printing import TextPrinter
 
     greeting = f"Hello from agent {agent_id}, greeting number {secrets.randbelow(10_000)}!\n"
@@ -72,11 +76,21 @@ async def _demo(settings: Settings, agent_id: str, _: Interrupts) -> ExitCode:
             printer.close()
     if not result.success:
         return code_of_outcome(result.outcome)
-    if not path.is_file() or path.read_text(encoding="utf-8") != greeting:
+    if not await anyio.to_thread.run_sync(_holds, path, greeting):
         raise RunnerError(f"The run succeeded, but {path} is not there with what was written.")
     note(f"\nThe file is on this machine, in the agent's workspace: {path}", style="bold")
     note(NEXT)
     return ExitCode.SUCCEEDED
+
+
+def _holds(path: Path, greeting: str) -> bool:
+    """Whether the file is there with what was written, and not a link to another."""
+    from cnap_runner.runner.confined import read_file
+
+    try:
+        return read_file(path.parent, path.name, at_most=1024) == greeting.encode()
+    except OSError:
+        return False
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from cnap_runner.cli.options import Yes, settings_of
 from cnap_runner.cli.output import note
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ConflictError, InvalidInput, LeaseLost, RunnerError, StoreBusy, StoreError, StoreTooNew
+from cnap_runner.runner.removal import remove
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
@@ -99,8 +99,7 @@ def _require_alone(settings: Settings) -> None:
 def _remove_files(data_dir: Path) -> None:
     try:
         for name in OUR_FOLDERS:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(data_dir / name)
+            remove(data_dir / name)
         for name in (*OUR_FILES, "runner.db", "install.id"):
             (data_dir / name).unlink(missing_ok=True)
     except OSError as error:

@@ -58,6 +58,25 @@ def open_regular(name: str, folder: int) -> int:
     return descriptor
 
 
+def open_below(folder: Path, path: Path) -> int:
+    """Open a regular file somewhere below a folder to read, by a relative path without ``..``, following no link on the way.
+
+    Raises `OSError` as `open_regular` does.
+    """
+    *above, name = path.parts
+    if path.is_absolute() or ".." in path.parts:
+        raise OSError(errno.EINVAL, "not below the folder", str(path))
+    present = os.open(folder, FOLDER & ~os.O_NOFOLLOW)  # the manager's own; the operator may have made it a link
+    try:
+        for part in above:
+            deeper = os.open(part, FOLDER, dir_fd=present)
+            os.close(present)
+            present = deeper
+        return open_regular(name, present)
+    finally:
+        os.close(present)
+
+
 def read_file(folder: Path, name: str, *, at_most: int) -> bytes:
     """Read the beginning of a regular file that lies directly in a folder. Raises `OSError` as `open_regular` does."""
     with opened_folder(folder) as top, os.fdopen(open_regular(name, top), "rb") as file:

@@ -52,7 +52,7 @@ class Runs:
         deadline = None if request.timeout is None else anyio.current_time() + request.timeout.total_seconds()
         refuse_unbuilt_request(request)
         try:
-            files = await load_files(request)
+            files = await load_files(request, agents_own=self._install.settings.data_dir / "workspace")
             while True:
                 async with self.active.entering.holding(agent_id):
                     entry, head_start = await both(

@@ -103,6 +103,26 @@ async def test_a_file_that_cannot_be_read_is_refused_before_anything_starts(
     assert (house.starts, await manager.list_runs()) == ([], [])
 
 
+async def test_a_file_of_an_agent_is_attached_without_following_its_links(
+    manager: RunnerManager, house: Any, spec: AgentSpec, tmp_path: Path
+) -> None:
+    """An agent cannot make the manager read other files by links in its workspace, nor wait for ever by a pipe."""
+    runner = await manager.create_runner(spec)
+    workspace = house.data_dir / "workspace" / "alice"
+    (tmp_path / "secret.txt").write_text("secret")
+    (workspace / "sub").mkdir()
+    (workspace / "sub" / "real.txt").write_text("real")
+    (workspace / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (workspace / "folder").symlink_to(tmp_path)
+    os.mkfifo(workspace / "pipe")
+    for wrong in ("link.txt", "folder/secret.txt", "pipe", "sub", "sub/../link.txt"):
+        request = RunRequest(messages=[{"role": "user", "content": "x", "files": [str(workspace / wrong)]}])
+        with pytest.raises(RunnerError, match="cannot be attached"):
+            await runner.run(request)
+    good = RunRequest(messages=[{"role": "user", "content": "x", "files": [str(workspace / "sub" / "real.txt")]}])
+    assert (await runner.run(good)).success
+
+
 async def test_a_providers_error_is_a_failed_result(
     manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
 ) -> None:
