@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +24,7 @@ from cnap_runner.backends.docker.launch import start_with_input
 from cnap_runner.backends.docker.networks import InstallNetworks
 from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name, limit_options
 from cnap_runner.backends.docker.output import last_words, log_lines, run_command
-from cnap_runner.backends.docker.reports import observation, resource_usage
+from cnap_runner.backends.docker.reports import held_memory, observation, resource_usage
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
 from cnap_runner.errors import InstanceExited, InstanceStartFailed, InsufficientResources, InvalidInput
@@ -170,12 +169,14 @@ class DockerBackend(Backend):
             await deliver(self._engine, container, secrets)
 
     async def update_limits(self, ref: InstanceRef, limits: Limits) -> None:
-        """Change the container's limits. A kernel that was told less memory than is in use would end something instead."""
+        """Change the container's limits. A kernel that is told less memory than is held would end something instead (cgroup v2)."""
         fitting = (await self._known_facts()).fit(limits)
-        with contextlib.suppress(InstanceExited):
-            used = await self.usage(ref)
-            if used.memory_bytes > limits.memory_bytes:
-                raise _too_much_in_use(ref, used, limits)
+        held = held_memory(await self._statistics(ref))
+        if held > limits.memory_bytes:
+            raise InsufficientResources(
+                f"{ref.instance_id} holds {held >> 20} MiB of memory, more than the new limit of {limits.memory_bytes >> 20} MiB.",
+                hint="Give it more, or stop the agent: its next start has the new limit.",
+            )
         with translated(f"Changing the limits of {ref.instance_id} failed"):
             await self._engine.post(f"/containers/{ref.handle}/update", body=limit_options(fitting))
 
@@ -249,11 +250,7 @@ class DockerBackend(Backend):
 
     async def usage(self, ref: InstanceRef) -> ResourceUsage:
         """Measure a container once. Engines before API 1.41 take two seconds for it."""
-        params = {"stream": "false", "one-shot": "true"}
-        with translated(f"Measuring {ref.instance_id} failed"):
-            async with self._engine.stream("GET", f"/containers/{ref.handle}/stats", params=params) as response:
-                await response.aread()
-        used = resource_usage(response.json())
+        used = resource_usage(await self._statistics(ref))
         if used is None:
             raise InstanceExited(f"{ref.instance_id} is not running, so there is nothing to measure.")
         return used
@@ -284,6 +281,14 @@ class DockerBackend(Backend):
                 info: dict[str, Any] = await self._engine.ask(lambda sdk: sdk.info())
             self._facts = engine_facts(info, api_version=await self._engine.api_version())
         return self._facts
+
+    async def _statistics(self, ref: InstanceRef) -> dict[str, Any]:
+        params = {"stream": "false", "one-shot": "true"}
+        with translated(f"Measuring {ref.instance_id} failed"):
+            async with self._engine.stream("GET", f"/containers/{ref.handle}/stats", params=params) as response:
+                await response.aread()
+        said: dict[str, Any] = response.json()
+        return said
 
     async def _find(self, spec: InstanceSpec) -> InstanceRef | None:
         """Find the container of an instance by its labels."""
@@ -328,13 +333,6 @@ class DockerBackend(Backend):
         except EngineRefusal as refusal:
             if refusal.status != _NOT_FOUND:
                 raise
-
-
-def _too_much_in_use(ref: InstanceRef, used: ResourceUsage, limits: Limits) -> InsufficientResources:
-    return InsufficientResources(
-        f"{ref.instance_id} uses {used.memory_bytes >> 20} MiB of memory, more than the new limit of {limits.memory_bytes >> 20} MiB.",
-        hint="Give it more, or stop the agent: its next start has the new limit.",
-    )
 
 
 def _create_container(sdk: APIClient, *, name: str, config: dict[str, Any]) -> str:

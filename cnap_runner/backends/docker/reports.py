@@ -95,6 +95,14 @@ def resource_usage(stats: Mapping[str, Any]) -> ResourceUsage | None:
     )
 
 
+def held_memory(stats: Mapping[str, Any]) -> int:
+    """Read from the same answer the bytes that no kernel can take back: all but the page cache. 0 where nothing lives."""
+    memory: Mapping[str, Any] = stats.get("memory_stats") or {}
+    details: Mapping[str, int] = memory.get("stats") or {}
+    cache = sum(details.get(f"total_{name}", details.get(name, 0)) for name in ("active_file", "inactive_file"))
+    return max(0, int(memory.get("usage", 0)) - cache)
+
+
 def _address(container: Mapping[str, Any]) -> str | None:
     networks: Mapping[str, Any] = (container.get("NetworkSettings") or {}).get("Networks") or {}
     return next((network["IPAddress"] for network in networks.values() if network.get("IPAddress")), None)

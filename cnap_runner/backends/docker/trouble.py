@@ -51,6 +51,11 @@ _BY_WORDS: tuple[tuple[str, type[RunnerError], str | None], ...] = (
     ("no such exec instance", InstanceExited, None),
     ("is not running", InstanceExited, None),
     ("is paused", ConflictError, "Resume it first."),
+    (
+        "unable to set memory limit",
+        InsufficientResources,
+        "Give it more, or stop the agent: its next start has the limit.",
+    ),
     ("could not select device driver", InvalidInput, "The engine has no GPUs to give; leave resources.gpus out."),
     ("unknown or invalid runtime name", InvalidInput, None),
     ("minimum memory limit", InvalidInput, None),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnap_runner.backends.docker.reports import event, observation, resource_usage
+from cnap_runner.backends.docker.reports import event, held_memory, observation, resource_usage
 from cnap_runner.model.instance import (
     InstanceEventKind,
     InstanceRef,
@@ -120,6 +120,15 @@ def test_memory_is_told_without_what_can_be_taken_back(name: str) -> None:
     }
 
     assert resource_usage(stats) == ResourceUsage(memory_bytes=70, memory_limit_bytes=1000, cpu_seconds=2.5, pids=7)
+
+
+@pytest.mark.parametrize("prefix", ["total_", ""])
+def test_memory_that_is_held_is_all_but_the_page_cache(prefix: str) -> None:
+    """A lower limit takes the cache away and ends nothing; what does not live holds nothing."""
+    details = {f"{prefix}active_file": 20, f"{prefix}inactive_file": 30}
+
+    assert held_memory({"memory_stats": {"usage": 100, "stats": details}}) == 50
+    assert held_memory({"memory_stats": {}}) == 0
 
 
 def test_nothing_is_measured_of_what_does_not_live() -> None:
