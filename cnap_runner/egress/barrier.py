@@ -25,6 +25,7 @@ class Barrier:
         self._upstream = {"http_proxy": http_proxy, "no_proxy": no_proxy}
         self.rulebook = Rulebook(self.folder)
         self._filter = PacketFilter(install_id)
+        self._can_filter = False
 
     def close(self, interface: str, gateway: str) -> str:
         """Make sure that instances behind a bridge reach the proxy and nothing else; give the proxy's URL, as they see it.
@@ -61,4 +62,8 @@ class Barrier:
     def _why_not(self, interface: str) -> str | None:
         if not (_INTERFACES / interface).exists():
             return f"the engine's bridge {interface} is not on this machine."
-        return why_no_filter()
+        if not self._can_filter:
+            why = why_no_filter()
+            self._can_filter = why is None
+            return why
+        return None  # what fails from here on says so itself

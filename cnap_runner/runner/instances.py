@@ -6,8 +6,7 @@ once, and a ledger entry that names one says exactly which life of the server it
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import anyio
 
 from cnap_runner.aio.shield import shielded
+from cnap_runner.egress.rules import Rule
 from cnap_runner.errors import (
     InstanceExited,
     InstanceNotFound,
+    InvalidInput,
     MaxContainersReached,
     RunnerError,
-    SecretUnavailable,
     ServerError,
 )
 from cnap_runner.model.agent import AgentSpec
@@ -101,13 +101,21 @@ class Instances:
     async def change_reach(self, row: AgentRow) -> None:
         """Let a new list of what an agent may reach apply at once, in the middle of a turn too. Needs no lease."""
         if network_of(row.spec) is Network.CLOSED and row.runner.instance_id is not None:
-            with _left_as_it_is(row.spec.agent_id):
-                await self._reach.change(row.runner.instance_id, await self.planner.rules(row.spec))
+            rules = await self._rules(row.spec)
+            if rules is not None:
+                await self._reach.change(row.runner.instance_id, rules)
 
     async def _keep_reach(self, spec: AgentSpec, live: LiveInstance) -> None:
         if network_of(spec) is Network.CLOSED:
-            with _left_as_it_is(spec.agent_id):
-                await self._reach.keep(live.ref, spec.agent_id, await self.planner.rules(spec))
+            await self._reach.keep(live.ref, spec.agent_id, await self._rules(spec))
+
+    async def _rules(self, spec: AgentSpec) -> tuple[Rule, ...] | None:
+        """Work out what an agent may reach; None where this process cannot: it then leaves it as it is."""
+        try:
+            return await self.planner.rules(spec)
+        except InvalidInput as error:
+            _log.warning("rules_not_applied", agent_id=spec.agent_id, reason=error.message)
+            return None
 
     async def use_as_it_is(self, record: RunnerRecord) -> LiveInstance | None:
         """Give the present instance if it lives and answers, whatever its spec; None otherwise. Starts nothing."""
@@ -296,15 +304,6 @@ class Instances:
         ended = record.failed(reason=reason, at=at) if is_failure else _given_up(record, reason, at)
         await install.save_runner(ended.removed())
         _log.warning("instance_start_failed", agent_id=record.agent_id, reason=reason)
-
-
-@contextlib.contextmanager
-def _left_as_it_is(agent_id: str) -> Iterator[None]:
-    """A process that lacks a variable leaves what an agent may reach as it is."""
-    try:
-        yield
-    except SecretUnavailable as error:
-        _log.warning("rules_not_applied", agent_id=agent_id, reason=error.message)
 
 
 def _given_up(record: RunnerRecord, reason: str, at: datetime) -> RunnerRecord:

@@ -80,8 +80,9 @@ class Planner:
 
     def check(self, spec: AgentSpec) -> None:
         """Raise `InvalidInput` for settings that are known to be wrong."""
-        check_settings(spec, self.configuration(spec))
-        check_egress(spec)
+        config = self.configuration(spec)
+        check_settings(spec, config)
+        check_egress(spec, config)
 
     def check_model(self, spec: AgentSpec, model: str | None) -> None:
         """Raise `InvalidInput` for a run's own model that certainly is not the agent's to use."""

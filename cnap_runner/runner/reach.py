@@ -14,8 +14,9 @@ from cnap_runner.egress.rulebook import Entry
 from cnap_runner.egress.rules import Rule, parse_rule
 from cnap_runner.errors import InvalidInput, RunnerError
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.instance import InstanceRef, InstanceSpec
+from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.runner.configuration import mapping, providers_of
+from cnap_runner.runner.hardware import network_of
 from cnap_runner.runner.install import Install
 from cnap_runner.telemetry.logging import get_logger
 
@@ -29,10 +30,16 @@ Value = Callable[[str], str]
 """Gives the value of a ``${NAME}``; raises `SecretUnavailable`."""
 
 
-def check_egress(spec: AgentSpec) -> None:
-    """Raise `InvalidInput` for a rule that cannot be read."""
+def check_egress(spec: AgentSpec, config: Mapping[str, Any]) -> None:
+    """Raise `InvalidInput` for rules that cannot be read, and for a provider that mode ``none`` would cut off. Resolves nothing."""
     for text in spec.egress.allow:
         parse_rule(text)
+    if network_of(spec) is Network.CLOSED:
+        for _ in _usual_hosts(spec, config):
+            pass
+        for url in _urls(config):
+            if not _PLACEHOLDER.search(url):
+                _endpoint(url)
 
 
 def rules_of(spec: AgentSpec, config: Mapping[str, Any], *, value: Value) -> tuple[Rule, ...]:
@@ -41,9 +48,8 @@ def rules_of(spec: AgentSpec, config: Mapping[str, Any], *, value: Value) -> tup
     That is its own list, the hosts of its model providers, and its remote MCP servers. Raises `InvalidInput` where a provider's host is not known
     and nothing is listed that it could be, and what ``value`` raises.
     """
-    urls = [*_provider_urls(config), *_mcp_urls(config)]
     listed = [parse_rule(text) for text in spec.egress.allow]
-    found = [*listed, *_usual_hosts(spec, config), *(_endpoint(_filled(url, value)) for url in urls)]
+    found = [*listed, *_usual_hosts(spec, config), *(_endpoint(_filled(url, value)) for url in _urls(config))]
     return tuple(dict.fromkeys(found))
 
 
@@ -60,9 +66,12 @@ def _usual_hosts(spec: AgentSpec, config: Mapping[str, Any]) -> Iterable[Rule]:
             )
 
 
-def _provider_urls(config: Mapping[str, Any]) -> list[str]:
+def _urls(config: Mapping[str, Any]) -> list[str]:
+    """Give the addresses of model providers and MCP servers that the configuration names."""
     blocks = [mapping(block) for block in mapping(config.get("provider")).values()]
-    return [url for url in map(_base_url, blocks) if url is not None]
+    servers = [mapping(server) for server in mapping(config.get("mcp")).values()]
+    named = [*map(_base_url, blocks), *(server.get("url") for server in servers)]
+    return [url for url in named if isinstance(url, str)]
 
 
 def _base_url(block: Mapping[str, Any]) -> str | None:
@@ -70,18 +79,13 @@ def _base_url(block: Mapping[str, Any]) -> str | None:
     return url if isinstance(url, str) and url else None
 
 
-def _mcp_urls(config: Mapping[str, Any]) -> list[str]:
-    servers = [mapping(server) for server in mapping(config.get("mcp")).values()]
-    return [url for server in servers if isinstance(url := server.get("url"), str)]
-
-
 def _filled(url: str, value: Value) -> str:
     return _PLACEHOLDER.sub(lambda match: value(match[1]), url)
 
 
 def _endpoint(url: str) -> Rule:
-    parts = urlsplit(url)
     try:
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
         return parse_rule(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", is_endpoint=True)
     except (ValueError, KeyError):
@@ -127,11 +131,14 @@ class Reach:
         # The catalogue's host is not on anybody's list; OpenCode then knows the models of its own release.
         return {**names, **{name.lower(): text for name, text in names.items()}, "OPENCODE_DISABLE_MODELS_FETCH": "1"}
 
-    async def keep(self, ref: InstanceRef, agent_id: str, rules: tuple[Rule, ...]) -> None:
-        """Make sure that a live instance on the closed network reaches what its agent may, whatever became of proxy, filter and rules."""
+    async def keep(self, ref: InstanceRef, agent_id: str, rules: tuple[Rule, ...] | None) -> None:
+        """Make sure that a live instance on the closed network reaches what its agent may, whatever became of proxy, filter and rules.
+
+        ``rules`` None: they stay as they are. Raises as `close`.
+        """
         await self.close()
         book = self._install.barrier.rulebook
-        if not await anyio.to_thread.run_sync(book.replace, ref.instance_id, rules):
+        if rules is not None and not await anyio.to_thread.run_sync(book.replace, ref.instance_id, rules):
             address = (await self._install.backend.inspect(ref)).address
             if address is not None:
                 await anyio.to_thread.run_sync(book.put, address, Entry(ref.instance_id, agent_id, rules))

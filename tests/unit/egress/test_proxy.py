@@ -183,7 +183,7 @@ async def test_one_client_takes_no_more_than_its_share(bench: Any) -> None:
 async def test_refusals_are_written_down_without_contents(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The log says who wanted where to and why not; paths, headers and bodies are nobody's business."""
     bench.allow("a.example")
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="cnap_runner"):
         await bench.ask(b"GET http://b.example/secret?key=hidden HTTP/1.1\r\nHost: x\r\nAuthorization: hidden\r\n\r\n")
     (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
     assert '"host": "b.example"' in line
