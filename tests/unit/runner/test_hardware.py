@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import Capabilities, Hardware, Network
+from cnap_runner.model.run import RunRequest
 from cnap_runner.runner.hardware import hardware_of, network_of, refuse_unable, runtime_of
 from cnap_runner.settings import Settings
+from cnap_runner.testing import FakeBackend
 
 ABLE = Capabilities(**{field.name: True for field in fields(Capabilities)})
 UNABLE = Capabilities(**{field.name: False for field in fields(Capabilities)})
@@ -80,3 +83,28 @@ def test_a_runtime_of_the_settings_is_refused_too() -> None:
     """An operator who wants gVisor for all must not get the host's processes in silence."""
     with pytest.raises(InvalidInput, match="OCI runtime runsc"):
         refuse_unable(spec(), Settings(runtime="runsc"), UNABLE)
+
+
+async def test_what_an_agent_asks_for_arrives_at_the_backend(house: Any, ask: Callable[..., RunRequest]) -> None:
+    """Its runtime and hardware are part of what an instance is created as."""
+    asked = spec(runtime="runsc", resources={"shm_mb": 256, "ulimits": {"nofile": 64}, "devices": ["/dev/kvm"]})
+    async with house.manager() as manager:
+        runner = await manager.create_runner(asked)
+        await runner.run(ask("hello"))
+        (instance,) = house.backend._instances.values()
+
+    assert instance.spec.runtime == "runsc"
+    assert instance.spec.hardware == Hardware(256 << 20, ulimits={"nofile": (64, 64)}, devices=("/dev/kvm",))
+
+
+async def test_an_agent_that_the_backend_cannot_have_is_not_made_known(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one by one nor declared; nothing is stored."""
+    monkeypatch.setattr(FakeBackend, "capabilities", UNABLE)
+    async with house.manager() as manager:
+        with pytest.raises(InvalidInput, match="OCI runtime"):
+            await manager.create_runner(spec(runtime="runsc"))
+        with pytest.raises(InvalidInput, match="OCI runtime"):
+            await manager.apply([spec(agent_id="bob"), spec(runtime="runsc")])
+        assert await manager.list_runners() == []
