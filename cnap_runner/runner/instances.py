@@ -91,6 +91,7 @@ class Instances:
         live = await self._use(record)
         if live is None:
             return None, record
+        await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
         try:

@@ -17,6 +17,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.planning import Planner
 from cnap_runner.runner.resolving import Resolver
 from cnap_runner.runner.secret_finding import PLACEHOLDER, without_secrets
+from cnap_runner.store.base import AgentRow
 
 
 class KnownSecrets:
@@ -28,24 +29,32 @@ class KnownSecrets:
     def __init__(self, install: Install, planner: Planner) -> None:
         self._install = install
         self._planner = planner
-        self._learned: dict[str, tuple[AgentSpec, str | None]] = {}
-        """The spec and the instance of each agent whose secrets are known."""
+        self._learned: dict[str, tuple[AgentSpec, str | None, tuple[int | None, ...]]] = {}
+        """The spec and instance of each agent whose secrets are known, and when those were changed last."""
 
     async def learn(self, agent_id: str) -> None:
-        """Learn an agent's secrets and its server's password, once for each spec and instance. What cannot be read is no error."""
-        install = self._install
-        try:
-            row = await install.store.get_agent(agent_id)
-        except RunnerNotFound:
+        """Learn an agent's secrets and its server's password. What cannot be read, or an unknown agent, is no error."""
+        with suppress(RunnerNotFound):
+            await self.keep_up(await self._install.store.get_agent(agent_id))
+
+    async def keep_up(self, row: AgentRow) -> None:
+        """Learn what changed, as `learn`. Quick where nothing did, since each turn begins with it: somebody else may have rotated them."""
+        install, spec, instance_id = self._install, row.spec, row.runner.instance_id
+        seen = spec, instance_id, await self._stamps(spec)
+        if self._learned.get(spec.agent_id) == seen:
             return
-        seen = row.spec, row.runner.instance_id
-        if self._learned.get(agent_id) == seen:
-            return
-        if row.runner.instance_id is not None:
-            install.redactor.add(install.password_of(row.runner.instance_id))
-        config = self._planner.configuration(row.spec)
-        install.redactor.add(*await anyio.to_thread.run_sync(_readable_values, row.spec, config, install))
-        self._learned[agent_id] = seen
+        if instance_id is not None:
+            install.redactor.add(install.password_of(instance_id))
+        config = self._planner.configuration(spec)
+        install.redactor.add(*await anyio.to_thread.run_sync(_readable_values, spec, config, install))
+        self._learned[spec.agent_id] = seen
+
+    async def _stamps(self, spec: AgentSpec) -> tuple[int | None, ...]:
+        references = [reference for reference in spec.secrets.values() if reference.startswith(("vault:", "file:"))]
+        if not references:
+            return ()
+        stamp = self._install.secrets.stamp
+        return await anyio.to_thread.run_sync(lambda: tuple(map(stamp, references)))
 
 
 def names_used(spec: AgentSpec, config: Mapping[str, Any]) -> set[str]:

@@ -30,6 +30,10 @@ class SecretSource(ABC):
     def describe(self) -> str:
         """Say where this is, for people: ``the folder /run/secrets``."""
 
+    def stamp(self, name: str) -> int | None:  # noqa: ARG002 - what other sources go by
+        """Give what differs after a secret has changed, without reading it; None where the place cannot tell."""
+        return None
+
 
 class WritableSource(SecretSource):
     """A place that takes secrets as well."""
@@ -57,6 +61,13 @@ class SecretStore:
         """Return what a reference stands for. Raises `InvalidInput` for one of no known scheme, and `SecretUnavailable`."""
         scheme, name = split_reference(reference)
         return self._sources[scheme].get(name)
+
+    def stamp(self, reference: str) -> int | None:
+        """Give what differs after a secret has changed, as `SecretSource.stamp`; None for a reference that is none."""
+        if not is_reference(reference):
+            return None
+        scheme, name = split_reference(reference)
+        return self._sources[scheme].stamp(name)
 
     def writable(self, scheme: str) -> WritableSource:
         """Return a source that takes secrets. Raises `InvalidInput` for one that is only read."""

@@ -49,6 +49,13 @@ class FileSource(SecretSource):
         """Say where this is."""
         return f"files, by absolute path or below {self._folder}"
 
+    def stamp(self, name: str) -> int | None:
+        """Give the time of the file's last change."""
+        try:
+            return self._path_of(name).stat().st_mtime_ns
+        except (OSError, SecretUnavailable):
+            return None
+
     def _path_of(self, name: str) -> Path:
         path = Path(name)
         if path.is_absolute():

@@ -50,6 +50,20 @@ async def test_who_adopts_an_instance_redacts_its_secrets(
     assert stored.result.output == result.output
 
 
+async def test_what_another_manager_rotated_is_redacted_too(
+    house: Any, spec: AgentSpec, ask: Callable[..., RunRequest]
+) -> None:
+    """From the next turn on, the old value as well as the new one."""
+    house.script([Say("first")], [Say(f"{OF_VAULT} a-rotated-value")])
+    async with house.manager() as first:
+        await first.put_secret("TOKEN", OF_VAULT)
+        runner = await first.create_runner(spec)
+        await runner.run(ask())
+        async with house.manager(is_observer=True) as second:
+            await second.put_secret("TOKEN", "a-rotated-value")
+        assert (await runner.run(ask())).output == "[redacted] [redacted]"
+
+
 async def test_logs_of_an_instance_nobody_here_started_are_redacted(
     house: Any, spec: AgentSpec, ask: Callable[..., RunRequest]
 ) -> None:

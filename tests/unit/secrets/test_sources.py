@@ -147,3 +147,18 @@ def test_a_machine_without_a_keyring_is_one_clear_error(memory_keyring: object) 
     keyring.set_keyring(Keyring())  # type: ignore[no-untyped-call]
     with pytest.raises(SecretUnavailable, match="no keyring that can be used"):
         KeyringSource().put("TOKEN", "value")
+
+
+def test_a_change_can_be_seen_without_reading(vault: Vault, tmp_path: Path) -> None:
+    """A file's and the vault's stamps differ after a change; whoever cannot tell gives none, and what is missing has none."""
+    store = SecretStore([vault, FileSource(tmp_path), EnvironmentSource({"A": "x"}, ["*"])])
+    references = ["vault:A", "file:a", "env:A", "no reference"]
+    assert [store.stamp(reference) for reference in references] == [None] * 4
+    vault.put("A", "x")
+    (tmp_path / "a").write_text("x")
+    before = [store.stamp(reference) for reference in references]
+    vault.put("A", "y")
+    (tmp_path / "b").write_text("y")
+    (tmp_path / "b").replace(tmp_path / "a")
+    after = [store.stamp(reference) for reference in references]
+    assert [old != new for old, new in zip(before, after, strict=True)] == [True, True, False, False]
