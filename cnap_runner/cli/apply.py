@@ -95,17 +95,17 @@ def _show(plan: ApplyPlan, *, is_json: bool, is_dry_run: bool) -> ExitCode:
     if is_json:
         write_json({"has_changes": plan.has_changes, **plain(plan)}, indent=2)
     else:
-        show_plan(plan)
+        show_changes(plan)
+        counts = [f"{plan.count(_action(name))} to {name}" for name in _SIGNS]
+        print_line(f"{', '.join(counts)}, {plan.count(_action('unchanged'))} unchanged")
     return ExitCode.DIFFERENT if is_dry_run and plan.has_changes else ExitCode.SUCCEEDED
 
 
-def show_plan(plan: ApplyPlan) -> None:
-    """Print what differs, agent by agent, and a line that counts."""
+def show_changes(plan: ApplyPlan) -> None:
+    """Print what differs, agent by agent."""
     for agent in plan.agents:
         for text, style in _lines(agent):
             print_line(text, style=style)
-    counts = [f"{plan.count(_action(name))} to {name}" for name in _SIGNS]
-    print_line(f"{', '.join(counts)}, {plan.count(_action('unchanged'))} unchanged")
 
 
 def _lines(agent: AgentChange) -> Iterator[tuple[str, str]]:

@@ -16,15 +16,21 @@ Edit = Callable[[dict[str, Any]], None]
 
 
 async def edit_agent(settings: Settings, agent_id: str, edit: Edit) -> None:
-    """Apply an edit and show what it changed. Of two edits at the same moment the later wins."""
-    from cnap_runner.cli.apply import show_plan
+    """Apply an edit, show what it changed, and what of that is still to come. Of two edits at the same moment the later wins."""
+    from cnap_runner.cli.apply import show_changes
+    from cnap_runner.cli.output import note
     from cnap_runner.model.agent import AgentSpec
     from cnap_runner.runner.declarations import spec_data
 
     async with install.opened(settings) as manager:
         data = spec_data((await manager.get_runner(agent_id)).spec)
         edit(data)
-        show_plan(await manager.apply([AgentSpec.parse(data)]))
+        plan = await manager.apply([AgentSpec.parse(data)])
+        show_changes(plan)
+        if not plan.has_changes:
+            note(f"agent {agent_id} is so already")
+        for change in await (await manager.get_runner(agent_id)).pending_changes():
+            note(f"{change.what}: {change.applies}")
 
 
 def assign(data: dict[str, Any], assignment: str) -> None:

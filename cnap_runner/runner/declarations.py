@@ -16,6 +16,10 @@ from cnap_runner.secrets.base import is_reference
 from cnap_runner.telemetry.redaction import REPLACEMENT, Redactor
 
 
+_OTHERS = ("opencode", "mcp")
+"""Fields in whose values nothing and not there may differ: they are OpenCode's."""
+
+
 class Action(StrEnum):
     """What becomes of an agent."""
 
@@ -131,8 +135,8 @@ def _leaves(data: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
         step = f'["{key}"]' if "." in key else f".{key}" if path else key
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, path + step)
-        elif value != {} and (value is not None or path.startswith("opencode")):
-            # A field without a value and one that is not there are the same, except in what is OpenCode's own.
+        elif path.startswith(_OTHERS) or value not in (None, {}):
+            # A field of ours without a value and one that is not there are the same.
             yield path + step, value
 
 

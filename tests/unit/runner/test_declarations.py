@@ -37,6 +37,11 @@ def alice(**fields: Any) -> AgentSpec:
             [("opencode.provider.fake.options.b", 2, 3)],
         ),
         ({"opencode": {"a": None}}, {}, [("opencode.a", None, None)]),
+        (
+            {"opencode": {"models": {"a": {}}}},
+            {"opencode": {"models": {"a": {}, "b": {}}}},
+            [("opencode.models.b", None, {})],
+        ),
         ({}, {"opencode_files": {"AGENTS.md": "x"}}, [('opencode_files["AGENTS.md"]', None, "x")]),
         (
             {"mcp": {"m": {"command": ["a", "b"]}}},
