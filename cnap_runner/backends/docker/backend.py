@@ -19,6 +19,7 @@ from cnap_runner.backends.docker.address import engine_address
 from cnap_runner.backends.docker.delivery import deliver
 from cnap_runner.backends.docker.engine import ANSWER_SECONDS, Engine
 from cnap_runner.backends.docker.facts import AGENT_ID, EngineFacts, engine_facts
+from cnap_runner.backends.docker.finding import find, observe_all
 from cnap_runner.backends.docker.hardware import hardware_options
 from cnap_runner.backends.docker.launch import start_with_input
 from cnap_runner.backends.docker.networks import InstallNetworks
@@ -29,9 +30,6 @@ from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
 from cnap_runner.errors import InstanceExited, InstanceStartFailed, InsufficientResources, InvalidInput
 from cnap_runner.model.instance import (
-    LABEL_INSTALL,
-    LABEL_INSTANCE,
-    LABEL_MANAGED,
     Capabilities,
     EngineInfo,
     ExecResult,
@@ -136,7 +134,7 @@ class DockerBackend(Backend):
                 handle = await self._engine.ask(partial(_create_container, name=container_name(spec), config=config))
                 return InstanceRef(instance_id=spec.instance_id, handle=handle)
             except EngineRefusal as refusal:
-                existing = await self._find(spec) if refusal.status == _CONFLICT else None
+                existing = await find(self._engine, spec) if refusal.status == _CONFLICT else None
                 if existing is None:
                     raise
                 return existing
@@ -220,20 +218,8 @@ class DockerBackend(Backend):
 
     async def list_instances(self, install_id: str) -> list[Observation]:
         """Report all containers that carry the install's label, each as `inspect` does; one removed meanwhile is left out."""
-        found: list[Observation] = []
-
-        async def look(container_id: str) -> None:
-            try:
-                found.append(observation(await self._engine.ask(lambda sdk: sdk.inspect_container(container_id))))
-            except EngineRefusal as refusal:
-                if refusal.status != _NOT_FOUND:
-                    raise
-
         with translated("Listing instances failed"):
-            listed = await self._labelled(f"{LABEL_INSTALL}={install_id}")
-            for container in listed:
-                await look(container["Id"])
-        return found
+            return await observe_all(self._engine, install_id)
 
     def events(self, install_id: str) -> AbstractAsyncContextManager[AsyncIterator[InstanceEvent]]:
         """Watch the install's containers."""
@@ -289,16 +275,6 @@ class DockerBackend(Backend):
                 await response.aread()
         said: dict[str, Any] = response.json()
         return said
-
-    async def _find(self, spec: InstanceSpec) -> InstanceRef | None:
-        """Find the container of an instance by its labels."""
-        found = await self._labelled(f"{LABEL_INSTALL}={spec.install_id}", f"{LABEL_INSTANCE}={spec.instance_id}")
-        return InstanceRef(instance_id=spec.instance_id, handle=found[0]["Id"]) if found else None
-
-    async def _labelled(self, *labels: str) -> list[dict[str, Any]]:
-        filters = {"label": [f"{LABEL_MANAGED}=true", *labels]}
-        listed: list[dict[str, Any]] = await self._engine.ask(partial(APIClient.containers, all=True, filters=filters))
-        return listed
 
     async def _change(self, ref: InstanceRef, change: Callable[[APIClient], None], *, wanted: InstanceStatus) -> None:
         """Pause or resume; what the engine refuses because it is so already is no error.
