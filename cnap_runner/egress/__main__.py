@@ -18,7 +18,6 @@ def main(folder: Path, address: str, http_proxy: str = "", no_proxy: str = "") -
         return 0 if os.read(ready, len(READY)) == READY else 1
     os.close(ready)
     os.setsid()
-    os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)

@@ -10,6 +10,7 @@ from typing import cast
 import structlog
 
 from cnap_runner.egress.proxy_state import LOG_FILE
+from cnap_runner.egress.rights import make_log_folder
 
 LOG_BYTES = 2 << 20
 """Size from which on a new file is begun; one old file is kept."""
@@ -17,7 +18,11 @@ LOG_BYTES = 2 << 20
 
 def open_log(folder: Path) -> structlog.stdlib.BoundLogger:
     """Open the proxy's log. For the proxy's own process: it takes over the whole process's logging."""
-    handler = RotatingFileHandler(folder / LOG_FILE, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    path = folder / LOG_FILE
+    make_log_folder(path.parent)
+    handler = RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    # Rotated by the name that was given: the whole path may be closed to the user that the proxy becomes.
+    handler.baseFilename = str(path)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     return logger()

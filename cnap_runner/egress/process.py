@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cnap_runner.egress.proxy_state import LOG_FILE, WANTED_FILE, ProxyState, is_alive, read_state
+from cnap_runner.egress.rights import make_folder
 from cnap_runner.errors import BackendError
 
 _START = timedelta(seconds=20)
@@ -26,7 +27,7 @@ def ensure_proxy(folder: Path, *, address: str, http_proxy: str = "", no_proxy: 
 
     Idempotent; costs a look at two files where it lives. Raises `BackendError` where it cannot be started.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(folder)
     (folder / WANTED_FILE).touch()
     wanted = (address, http_proxy, no_proxy)
     state = living_proxy(folder)

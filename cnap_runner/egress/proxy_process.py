@@ -24,6 +24,7 @@ from cnap_runner.egress.log import open_log
 from cnap_runner.egress.proxy import Proxy
 from cnap_runner.egress.proxy_state import LIFE_FILE, WANTED_FILE, ProxyState, read_state, write_state
 from cnap_runner.egress.reaching import Outside
+from cnap_runner.egress.rights import become_nobody
 from cnap_runner.egress.rulebook import Rulebook
 from cnap_runner.egress.upstream import upstream_of
 
@@ -38,6 +39,8 @@ _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.02
 def run(folder: Path, *, wanted: ProxyState, ready: int) -> None:
     """Be the proxy until it is time to end. ``ready``: a pipe that is told once it listens; closed without a word where it cannot.
     ``wanted``: where to listen, on whichever port, and what to go through."""
+    os.chdir(folder)  # what is above it may be closed to the user that the proxy becomes
+    folder = Path()
     log = open_log(folder)
     with contextlib.suppress(ValueError, OSError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -77,6 +80,7 @@ async def _serve(folder: Path, wanted: ProxyState, ready: int, log: structlog.st
         async with await _listen(folder, wanted.address) as listener, anyio.create_task_group() as tasks:
             port = int(listener.extra(anyio.abc.SocketAttribute.local_port))  # noqa: S610 - no database
             write_state(folder, replace(wanted, port=port, pid=os.getpid()))
+            become_nobody(folder)
             tasks.start_soon(listener.serve, proxy.handle)
             log.info("proxy_started", address=wanted.address, port=port, pid=os.getpid())
             os.write(ready, READY)

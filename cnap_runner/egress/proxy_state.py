@@ -11,7 +11,7 @@ from pathlib import Path
 LIFE_FILE = "proxy.lock"
 """Locked for as long as the proxy lives."""
 STATE_FILE = "proxy.json"
-LOG_FILE = "proxy.log"
+LOG_FILE = "log/proxy.log"
 WANTED_FILE = "wanted"
 """Touched whenever a manager makes sure of the proxy."""
 

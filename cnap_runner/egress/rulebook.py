@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cnap_runner.egress.rights import let_read, make_folder
 from cnap_runner.egress.rules import Rule
 
 RULES_FILE = "rules.json"
@@ -78,7 +79,7 @@ class Rulebook:
         return status.st_ino, status.st_mtime_ns
 
     def _change(self, change: Callable[[Entries], Entries]) -> Entries:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         with _locked(self._folder / LOCK_FILE):
             found = self.entries()
             wanted = change(found)
@@ -106,6 +107,7 @@ def _write(path: Path, value: Any) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+            let_read(file.fileno())
             json.dump(value, file, indent=1, sort_keys=True)
         draft.replace(path)
     except BaseException:

@@ -68,7 +68,22 @@ def test_proxy_outlives_who_started_it_and_holds_nothing_of_theirs(folder: Path)
     process = Path("/proc") / str(state.pid)
     assert b"do-not-inherit" not in (process / "environ").read_bytes()
     assert [(process / "fd" / str(number)).readlink() for number in range(3)] == [Path("/dev/null")] * 3
-    assert (process / "cwd").readlink() == Path("/")
+    assert (process / "cwd").readlink() == folder
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_proxy_of_a_manager_that_is_root_is_nobody(folder: Path) -> None:
+    """What reads the requests of agents has given up root for good, reads its rules all the same, and can change none of them."""
+    state = ensure_proxy(folder, address=HOST)
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{state.pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    assert {*status["Uid"].split(), *status["Gid"].split()} == {"65534"}
+    assert int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0
+    Rulebook(folder).put(HOST, Entry("i-1", "alice", ()))
+    assert b"not on the list of agent alice" in ask(state.port)
+    assert (folder.stat().st_mode & 0o777, (folder / "rules.json").stat().st_mode & 0o777) == (0o750, 0o640)
+    assert {path.stat().st_uid for path in (folder, folder / "rules.json")} == {0}
 
 
 def test_killed_proxy_comes_back_at_its_port(folder: Path) -> None:
