@@ -15,9 +15,8 @@ from cnap_runner.model.durations import duration_text
 from cnap_runner.secrets.base import is_reference
 from cnap_runner.telemetry.redaction import REPLACEMENT, Redactor
 
-
-_OTHERS = ("opencode", "mcp")
-"""Fields in whose values nothing and not there may differ: they are OpenCode's."""
+_OTHERS = "opencode"
+"""Begins the paths of those fields in whose values nothing and not there may differ: they are OpenCode's own."""
 
 
 class Action(StrEnum):
