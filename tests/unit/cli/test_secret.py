@@ -130,6 +130,29 @@ def test_who_has_the_old_value_is_told_how_to_get_the_new_one(cli: House) -> Non
     assert "secret rotate" in cli("secret", "set", "TOKEN", given=VALUE).stderr
 
 
+def test_rotation_needs_an_agent_and_starts_none(cli: House) -> None:
+    """An agent that does not run gets the present values at its next start anyway."""
+    declare(cli, secrets={"A": "vault:GONE"})
+    assert cli("secret", "rotate", "alice").exit_code == 0
+    assert not cli.backend._instances
+    assert cli("secret", "rotate", "bob").exit_code == 4
+
+
+def test_a_declared_literal_is_taken_with_one_line_of_warning(cli: House, tmp_path: Path) -> None:
+    """It is in no answer and in no file of the install."""
+    file = tmp_path / "agents.yaml"
+    file.write_text(f"agent_id: alice\nmodel: fake/demo\nsecrets: {{TOKEN: 'literal:{VALUE}'}}\n")
+    done = cli("apply", "-f", str(file))
+    assert done.exit_code == 0, done.output
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert "cnap-runner secret set TOKEN" in line
+    shown = done.output + cli("agent", "show", "alice", "--json").output
+    assert VALUE not in shown
+    assert "vault:alice/TOKEN." in shown
+    held = [path.name for path in cli.data_dir.rglob("*") if path.is_file() and VALUE.encode() in path.read_bytes()]
+    assert held == []
+
+
 def test_another_install_key_is_one_clear_error(cli: House) -> None:
     """No traceback, and what to do."""
     cli("secret", "set", "TOKEN", given=VALUE)
