@@ -14,6 +14,9 @@ from cnap_runner.runner.configuration import mapping
 from cnap_runner.runner.install import Install
 from cnap_runner.store.base import AgentRow
 
+LONGEST_WAIT = timedelta(seconds=25)
+"""A little less than a call of the client may take."""
+
 
 async def mcp_states(
     install: Install, row: AgentRow, config: Mapping[str, Any], *, timeout: timedelta
@@ -24,7 +27,7 @@ async def mcp_states(
         return _configured(config, "not_running")
     try:
         async with install.client_for(record.endpoint, record.instance_id) as client:
-            states = await client.mcp(timeout=timeout)
+            states = await client.mcp(timeout=min(timeout, LONGEST_WAIT))
     except ServerNotReady:
         return _configured(config, "starting")
     except ServerError:

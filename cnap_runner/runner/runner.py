@@ -125,7 +125,8 @@ class Runner:
     async def mcp(self, *, timeout: timedelta = timedelta(seconds=10)) -> list[McpState]:
         """Tell how the agent's MCP servers are, by name. Starts nothing: without a live instance they are ``not_running``.
 
-        One that is still being connected after ``timeout`` makes all of them ``starting``: OpenCode waits for the slowest, up to 30 s.
+        One that is still being connected after ``timeout``, which is 25 s at most, makes all of them ``starting``: OpenCode answers when
+        the slowest is through.
         """
         parts = self._usable()
         row = await parts.install.store.get_agent(self.agent_id)
