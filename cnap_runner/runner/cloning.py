@@ -32,6 +32,9 @@ TAIL_BYTES = 4096
 PASSED_ON = ("PATH", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR")
 PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
+_SAID_ALWAYS = ("Please make sure you have", "and the repository exists", "Cloning into")
+"""Lines of git's that help nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -160,8 +163,8 @@ def _kill_group(process: Process) -> None:
 def _sentence(words: str) -> str:
     """Give what git complained of, on one line."""
     lines = ["".join(c if c.isprintable() else " " for c in line).strip() for line in words.splitlines()]
-    telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]
-    return " / ".join((telling or [line for line in lines if line] or ["it said nothing"])[-2:]).rstrip(". ")[-500:]
+    telling = [line for line in lines if line and not line.startswith(_SAID_ALWAYS)]
+    return " / ".join((telling or ["it said nothing"])[-3:]).rstrip(". ")[-500:]
 
 
 def _quoted(text: str) -> str:

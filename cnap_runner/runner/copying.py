@@ -85,15 +85,19 @@ def _copy_entry(found: Found, folder: int, path: Path, should_stop: Callable[[],
     if stat.S_ISLNK(mode):
         os.symlink(os.readlink(found.name, dir_fd=found.folder), found.name, dir_fd=folder)
     elif stat.S_ISREG(mode):
-        _copy_file(found.name, found.folder, folder, should_stop)
+        try:
+            source = open_regular(found.name, found.folder)
+        except OSError as error:
+            raise WorkspaceSeedFailed(f"{path} cannot be read: {error.strerror or error}.") from error
+        _copy_file(source, found.name, folder, should_stop)
     else:
         raise WorkspaceSeedFailed(f"{path} is a device, a pipe or a socket, and cannot be copied into a workspace.")
 
 
-def _copy_file(name: str, source_folder: int, target_folder: int, should_stop: Callable[[], bool]) -> None:
-    source = open_regular(name, source_folder)
+def _copy_file(source: int, name: str, folder: int, should_stop: Callable[[], bool]) -> None:
+    """Copy an open file, and close it."""
     try:
-        target = os.open(name, _NEW_FILE, stat.S_IRUSR | stat.S_IWUSR, dir_fd=target_folder)
+        target = os.open(name, _NEW_FILE, stat.S_IRUSR | stat.S_IWUSR, dir_fd=folder)
         try:
             while os.sendfile(target, source, None, CHUNK):
                 if should_stop():

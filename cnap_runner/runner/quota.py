@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
+from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import QuotaExceeded, RunnerError
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.decisions import MIB, DiskFinding, DiskLimits, is_growing, judge_disk, pause_between_measurements
@@ -35,6 +36,8 @@ PATIENCE = 0.5
 """Seconds a turn waits for a later one; then what was measured before counts, and the watch sees the rest."""
 SETTLE_SECONDS = 2.0
 """Between the two measurements that tell whether something goes on writing after its turn was ended."""
+FREEZE = timedelta(seconds=10)
+"""Longest time to freeze an instance, and to thaw it."""
 MEASURED_AT_ONCE = 2
 
 Stop = Callable[[str, str, str], Awaitable[None]]
@@ -142,8 +145,7 @@ class Quota:
         agent_id, instance_id = active.run.agent_id, active.instance_id or ""
         reason = f"{self._words(agent_id, agent, finding)} {self._advice(agent_id, finding)}".rstrip(".")
         try:
-            with anyio.CancelScope(shield=True):
-                await self._freeze_and_leave(active, reason)
+            await self._freeze_and_leave(active, reason)
             _log.warning("turn_over_quota", agent_id=agent_id, run_id=active.run.run_id, reason=reason)
             await active.ended.wait()
             if await self._goes_on(agent_id, agent):
@@ -161,13 +163,13 @@ class Quota:
         can_freeze = backend.capabilities.can_pause and ref is not None and ref.instance_id == active.instance_id
         try:
             if can_freeze and ref is not None:
-                await backend.pause(ref)
-        finally:
-            try:
-                if can_freeze and ref is not None:
+                # Never left frozen, whatever comes in between.
+                async with shielded(FREEZE):
+                    await backend.pause(ref)
+                async with shielded(FREEZE):
                     await backend.resume(ref)
-            finally:
-                active.interrupt(Interruption.QUOTA, reason)
+        finally:
+            active.interrupt(Interruption.QUOTA, reason)
 
     async def _goes_on(self, agent_id: str, agent: _Agent) -> bool:
         """Whether something still writes although the turn has ended, and a limit is still passed."""

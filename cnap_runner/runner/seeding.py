@@ -171,8 +171,12 @@ async def _stop_when_cancelled(stop: threading.Event) -> None:
 
 def _check_folder(source: Path, data_dir: Path) -> None:
     """Raise `InvalidInput` for a source that is no folder, or that holds the data folder or lies in it."""
-    found, ours = source.resolve(), data_dir.resolve()
-    if not found.is_dir():
+    try:
+        found, ours = source.resolve(), data_dir.resolve()
+        is_folder = found.is_dir()
+    except (OSError, RuntimeError) as error:  # no right to look, or a loop of links
+        raise InvalidInput(f"workspace.copy {source} cannot be looked at: {error}.") from error
+    if not is_folder:
         raise InvalidInput(f"workspace.copy {source} is not a folder.")
     if found.is_relative_to(ours):
         raise InvalidInput(

@@ -30,7 +30,7 @@ def ask(prompt: str) -> RunRequest:
     return RunRequest(messages=[Message(role="user", content=prompt)])
 
 
-async def test_an_agent_that_fills_the_disk_is_frozen_aborted_and_stopped(
+async def test_f21_an_agent_that_fills_the_disk_is_frozen_aborted_and_stopped(
     tmp_path: Path, runner_image: str, model: ScriptedModel
 ) -> None:
     """Its turn ends as ``quota_exceeded``, soon after the ceiling; a process it left behind is ended with its instance; no turn begins

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,51 @@ async def test_a_seed_belongs_to_the_agent(place: Any, source: Path) -> None:
     assert {path.lstat().st_uid for path in (made, *made.rglob("*"))} == {AGENT[0]}
     assert {path.lstat().st_uid for path in (source, *source.rglob("*"))} == {0}
     assert Path("/etc/passwd").stat().st_uid == 0
+
+
+ORDINARY = """
+import os, sys
+from pathlib import Path
+import anyio
+from cnap_runner import AgentSpec, Settings, Workspace
+from cnap_runner.runner.seeding import Seeder
+from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.telemetry.redaction import Redactor
+anyio.run(anyio.sleep, 0)  # loads what this user may not read
+os.setgroups([]); os.setgid(12345); os.setuid(12345)
+data, *sources = map(Path, sys.argv[1:])
+for agent_id, source in zip(("copied", "cloned", "refused"), sources):
+    workspace = Workspace(git=str(source)) if agent_id == "cloned" else Workspace(copy=source)
+    spec, folders = AgentSpec(agent_id=agent_id, model="f/m", workspace=workspace), AgentFolders(data, agent_id)
+    folders.make(None)
+    seeder = Seeder(Settings(data_dir=data), Redactor(), {})
+    try:
+        anyio.run(lambda: seeder.seed(spec, folders, owner=None, value=str))
+        print(*sorted(path.name for path in folders.workspace.iterdir()))
+    except Exception as error:
+        print(error)
+"""
+
+
+@only_root
+def test_an_ordinary_user_seeds_what_is_readable(tmp_path: Path, source: Path, new_repository: Path) -> None:
+    """Copies and clones of others' files become its own; what it may not read is named."""
+    closed, data = tmp_path / "closed", tmp_path / "mine"
+    closed.mkdir()
+    (closed / "private").touch(mode=0o600)
+    data.mkdir()
+    os.chown(data, 12345, 12345)
+    for folder in (tmp_path, *list(tmp_path.parents)[:-1]):
+        folder.chmod(folder.stat().st_mode | 0o711)
+    done = subprocess.run(
+        [sys.executable, "-c", ORDINARY, str(data), str(source), str(new_repository), str(closed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+    copied, cloned, refused = done.stdout.splitlines()
+    assert copied == "file inside outside sub twin", done.stderr
+    assert cloned == ".git README.md link"
+    assert "closed/private cannot be read: Permission denied" in refused
+    assert (data / "workspace" / "copied" / "file").stat().st_uid == 12345
