@@ -8,6 +8,8 @@ from cnap_runner.cli.output import note, stderr
 from cnap_runner.cli.printing import Progress
 from cnap_runner.runner.archives.listener import ArchiveListener
 
+MOST_WARNINGS = 50
+
 
 class ShownTransfer(ArchiveListener):
     """On a terminal a line that counts; warnings at the end, one line each, so that none is overwritten."""
@@ -24,8 +26,10 @@ class ShownTransfer(ArchiveListener):
 
     def __exit__(self, *exc_info: object) -> None:
         self._progress.clear()
-        for text in self._warnings:
+        for text in self._warnings[:MOST_WARNINGS]:
             note(f"warning: {text}", style="yellow")
+        if len(self._warnings) > MOST_WARNINGS:
+            note(f"warning: … and {len(self._warnings) - MOST_WARNINGS} more like these", style="yellow")
 
     def on_progress(self, done: int, total: int) -> None:
         """Say how much is done, when it is a percent more."""

@@ -28,7 +28,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.literals import keep_spec
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.removal import remove
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.workspace import AgentFolders, folder_error
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -60,6 +60,7 @@ async def import_agent(
             row = await _make_known(install, spec, manifest)
         except BaseException:
             async with shielded(CLEAN_UP):
+                await install.store.mark_deleted(spec.agent_id, at=install.now())
                 await anyio.to_thread.run_sync(folders.delete)
             raise
     await _tell_differences(install, spec, manifest, listener)
@@ -122,19 +123,22 @@ class _Drafts:
     def make(self, names: tuple[str, ...]) -> dict[str, Path]:
         """Make empty folders for trees, after what an import that was killed may have left."""
         self.remove()
-        for folder in (self._workspace, self._own):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir(mode=0o700)
         trees = {name: self._workspace if name == "workspace" else self._own / name for name in names}
-        for name, folder in trees.items():
-            if name != "workspace":
+        try:
+            for folder in dict.fromkeys((self._workspace, self._own, *trees.values())):
+                folder.parent.mkdir(parents=True, exist_ok=True)
                 folder.mkdir(mode=0o700)
+        except OSError as error:
+            raise folder_error(self._own.parent, error) from error
         return trees
 
     def place(self) -> None:
         """Give the drafts their names; empty folders there are replaced."""
         for draft, folder in ((self._own, self._folders.state.parent), (self._workspace, self._folders.workspace)):
-            draft.replace(folder)
+            try:
+                draft.replace(folder)
+            except OSError as error:  # somebody made an agent of this id meanwhile
+                raise folder_error(folder, error) from error
             self._placed.append(folder)
 
     def remove(self) -> None:

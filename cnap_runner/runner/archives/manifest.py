@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field
 
@@ -26,7 +26,7 @@ END = "end.json"
 MAX_MANIFEST = 16 << 20
 """Bytes. A spec may hold files of its own."""
 
-TREES = ("workspace", "state", "home")
+TREES: tuple[Literal["workspace", "state", "home"], ...] = ("workspace", "state", "home")
 
 
 class Manifest(EdgeModel):
@@ -37,11 +37,11 @@ class Manifest(EdgeModel):
     format: int
     agent: dict[str, Any]
     """The spec; secrets by reference only."""
-    tasks: dict[TaskId, str] = Field(default_factory=dict)
+    tasks: dict[TaskId, Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")]] = Field(default_factory=dict)
     """Task → OpenCode's session."""
     needs: dict[str, str] = Field(default_factory=dict)
     """Name of a secret that the agent uses → where it came from. Its value is not in the archive."""
-    trees: tuple[str, ...] = TREES
+    trees: tuple[Literal["workspace", "state", "home"], ...] = TREES
     """The folders it holds."""
     files: int = Field(0, ge=0)
     """Files, folders and links, counted before they were written."""

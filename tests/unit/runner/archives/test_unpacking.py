@@ -296,6 +296,8 @@ def test_a_torn_file_is_refused(tmp_path: Path, unpacked: Callable[[Path], Path]
         (manifest(format=0), "no archive"),
         (manifest(format="1"), "no archive"),
         (manifest(tasks={"../x": "ses"}), "cannot be read"),
+        (manifest(tasks={"main": "../../x"}), "cannot be read"),
+        (manifest(trees=["workspace", "../../x"]), "cannot be read"),
         (manifest(agent={"agent_id": "../x", "model": "a/b"}), "cannot be used"),
         (manifest(agent={"agent_id": "x", "model": "a/b", "nope": 1}), "no such field"),
         (b"[" * 100_000, "not JSON"),
