@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from cnap_runner.errors import ImageNotFound, InvalidInput
+from cnap_runner.errors import ImageBuildFailed, ImageNotFound, InstanceStartFailed, InvalidInput
 from cnap_runner.image.cache import cache_dir, locked
 from cnap_runner.image.engine import connected
 from cnap_runner.image.probe import (
@@ -53,17 +53,19 @@ def prepare_kit(image: str, own_image: str) -> Kit | None:
     """Work out what must be brought into an image; None for one that has OpenCode, ours or one built on it.
 
     Blocks: the first time for some seconds, while the kit is copied out of ``own_image``. Idempotent, and safe in several processes
-    at once. Raises `ImageNotFound` where the engine lacks one of the two, `InvalidInput` where OpenCode cannot run in the image, and
-    as `connected` does. Creates nothing that stays on the engine.
+    at once. Raises `ImageNotFound` where the engine lacks one of the two, `InvalidInput` where OpenCode cannot run in the image,
+    `InstanceStartFailed` for what else the engine refuses, and as `connected` does. Leaves nothing on the engine.
     """
-    with connected() as engine:
-        wanted = facts_of(engine, image)
-        if wanted.is_ours:
-            return None
-        ours = _own_facts(engine, own_image, wanted=image)
-        check_platform(wanted, ours)
-        folder = _kit_folder(engine, ours)
-        return choose_kit(wanted, _contents(engine, wanted), folder)
+    try:
+        with connected() as engine:
+            wanted = facts_of(engine, image)
+            if wanted.is_ours:
+                return None
+            ours = _own_facts(engine, own_image, wanted=image)
+            check_platform(wanted, ours)
+            return choose_kit(wanted, _contents(engine, wanted), _kit_folder(engine, ours))
+    except ImageBuildFailed as error:  # what `connected` calls a refusal of the engine, and nothing is built here
+        raise InstanceStartFailed(f"Image {image} could not be looked into: {error.message}") from error
 
 
 def check_platform(image: ImageFacts, ours: ImageFacts) -> None:

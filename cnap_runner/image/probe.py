@@ -150,7 +150,10 @@ def _stat(engine: docker.APIClient, container: str, path: str) -> dict[str, Any]
     answer = engine.head(url, params={"path": path}, timeout=engine.timeout)
     if answer.status_code == requests.codes.not_found:
         return None
-    answer.raise_for_status()
+    try:
+        answer.raise_for_status()
+    except requests.HTTPError as error:
+        raise docker.errors.APIError(str(error), response=answer) from error
     stat: dict[str, Any] = json.loads(base64.b64decode(answer.headers["X-Docker-Container-Path-Stat"]))
     return stat
 

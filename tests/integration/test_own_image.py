@@ -97,8 +97,8 @@ class Agent:
     """An agent whose scripted model calls its shell tool."""
 
     def __init__(self, manager: RunnerManager, agent_id: str, base_url: str, *, image: str | None = None) -> None:
-        key = manager.settings.data_dir / "key-of-the-tests"
-        key.write_text("sk-of-the-tests")
+        self.key = manager.settings.data_dir / f"key-of-{agent_id}"
+        self.key.write_text("sk-of-the-tests")
         self._manager = manager
         self._workspace: Path = manager.settings.data_dir / "workspace" / agent_id
         self._spec = AgentSpec(
@@ -106,7 +106,7 @@ class Agent:
             model="scripted/demo",
             image=image,
             opencode=provider_config(base_url, api_key="${KEY}"),
-            secrets={"KEY": f"file:{key}"},
+            secrets={"KEY": f"file:{self.key}"},
         )
 
     async def bash(self, script: str) -> str:
@@ -144,6 +144,20 @@ async def test_an_agent_works_with_its_shell_tool_in_an_empty_image(
     (container,) = docker_client.containers.list(filters={"label": f"{LABEL_AGENT}=empty"})
     assert container.attrs["Config"]["StopSignal"] == "SIGTERM"
     assert not [mount for mount in container.attrs["Mounts"] if mount["Type"] == "volume"]
+
+
+async def test_secrets_are_renewed_in_an_empty_image_too(
+    install: RunnerManager, empty_image: str, model: ScriptedModel
+) -> None:
+    """Without a restart: what that needs inside came along."""
+    agent = Agent(install, "empty", model.base_url_at("host.docker.internal"), image=empty_image)
+    before = await agent.bash("cat /proc/1/stat; ls -ld /run/secrets; cat /run/secrets/env-KEY")
+    agent.key.write_text("sk-renewed-in-the-tests")
+    await install.rotate_secrets("empty")
+    after = await agent.bash("cat /proc/1/stat; ls -ld /run/secrets; cat /run/secrets/env-KEY")
+    assert before.endswith("sk-of-the-tests")
+    assert after.endswith("sk-renewed-in-the-tests")
+    assert before.split()[21] == after.split()[21], "the container was started again"
 
 
 async def test_an_agent_uses_what_its_image_has(
