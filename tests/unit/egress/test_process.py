@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from cnap_runner.egress.log import LOG_BYTES
 from cnap_runner.egress.process import end_proxy, ensure_proxy, living_proxy
 from cnap_runner.egress.proxy_state import LOG_FILE, is_alive
 from cnap_runner.egress.rulebook import Entry, Rulebook
@@ -84,6 +85,17 @@ def test_proxy_of_a_manager_that_is_root_is_nobody(folder: Path) -> None:
     assert b"not on the list of agent alice" in ask(state.port)
     assert (folder.stat().st_mode & 0o777, (folder / "rules.json").stat().st_mode & 0o777) == (0o750, 0o640)
     assert {path.stat().st_uid for path in (folder, folder / "rules.json")} == {0}
+
+
+def test_log_keeps_to_its_share(folder: Path) -> None:
+    """A log that is full is put aside once, and what was put aside before is gone; the proxy goes on writing."""
+    log = folder / LOG_FILE
+    log.parent.mkdir(parents=True)
+    log.write_text("x" * LOG_BYTES)
+    state = ensure_proxy(folder, address=HOST)
+    ask(state.port)
+    assert {path.name for path in log.parent.iterdir()} == {"proxy.log", "proxy.log.1"}
+    assert json.loads(log.read_text().splitlines()[-1])["event"] == "refused"
 
 
 def test_killed_proxy_comes_back_at_its_port(folder: Path) -> None:
