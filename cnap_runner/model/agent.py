@@ -173,5 +173,6 @@ def refuse_unbuilt(spec: AgentSpec) -> None:
             value = getattr(value, name)
         if value != default:
             raise NotSupportedYet(
-                f"AgentSpec.{path} has no effect yet.", hint="Leave it out; docs/known-flaws.md lists what is to come."
+                f"AgentSpec.{path} of agent {spec.agent_id} has no effect yet.",
+                hint="Leave it out; docs/known-flaws.md lists what is to come.",
             )
