@@ -15,9 +15,11 @@ from typing import Any
 import anyio
 import docker
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Received
 
-from cnap_runner import AgentSpec, Outcome, RunnerManager, RunRequest, RunResult, Settings
+from cnap_runner import AgentSpec, Message, Outcome, RunnerManager, RunRequest, RunResult, Settings
+from cnap_runner.model.events import RunEnded, ToolFinished
 from cnap_runner.model.instance import LABEL_AGENT, LABEL_INSTALL
 from cnap_runner.testing.scripted_model import Say, ScriptedModel
 
@@ -43,7 +45,7 @@ class HearingModel(ScriptedModel):
         async def listening(scope: Scope, receive: Receive, send: Send) -> None:
             body = bytearray()
 
-            async def heard() -> Message:
+            async def heard() -> Received:
                 message = await receive()
                 body.extend(message.get("body", b""))
                 return message
@@ -80,13 +82,17 @@ class House:
 
     async def run(self, agent_id: str, prompt: str = "hello") -> RunResult:
         runner = await self.manager.get_runner(agent_id)
-        return await runner.run(RunRequest(messages=[{"role": "user", "content": prompt}], timeout=120))
+        return await runner.run(asking(prompt))
 
     async def container(self, client: docker.DockerClient, agent_id: str = "alice") -> Any:
         install_id = self.manager._usable().install.install_id
         labels = [f"{LABEL_INSTALL}={install_id}", f"{LABEL_AGENT}={agent_id}"]
         (found,) = await anyio.to_thread.run_sync(lambda: client.containers.list(filters={"label": labels}))
         return found
+
+
+def asking(prompt: str) -> RunRequest:
+    return RunRequest(messages=[Message(role="user", content=prompt)], timeout=timedelta(minutes=2))
 
 
 @pytest.fixture(scope="module")
@@ -148,12 +154,12 @@ async def test_two_agents_with_settings_of_their_own_answer_differently_at_the_s
 async def test_the_tool_of_a_real_mcp_server_is_called(house: House) -> None:
     """The server is a program inside the container; its answer is in the turn."""
     runner = await house.manager.get_runner("alice")
-    request = RunRequest(messages=[{"role": "user", "content": ASK_TIME}], timeout=60)
-    events = [event async for event in runner.stream(request)]
-    (finished,) = [event for event in events if event.type == "tool_finished"]
+    events = [event async for event in runner.stream(asking(ASK_TIME))]
+    (finished,) = [event for event in events if isinstance(event, ToolFinished)]
+    (ended,) = [event for event in events if isinstance(event, RunEnded)]
     assert finished.tool == "time_get_current_time"
     assert '"timezone": "Asia/Tokyo"' in finished.output
-    assert events[-1].result.output == "told"
+    assert ended.result.output == "told"
 
 
 async def test_model_key_and_servers_change_in_the_same_container(

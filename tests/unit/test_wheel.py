@@ -21,6 +21,7 @@ def test_the_wheel_carries_the_image_the_templates_and_the_migrations(tmp_path: 
         "cnap_runner/_assets/docker/runner/entrypoint",
         "cnap_runner/_assets/docker/runner/healthcheck",
         "cnap_runner/_assets/configs/opencode/default-config.json",
+        "cnap_runner/_assets/configs/opencode/default-mcp.json",
         "cnap_runner/store/migrations/versions/0001_first.py",
         "cnap_runner/py.typed",
     } <= names

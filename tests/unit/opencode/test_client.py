@@ -17,7 +17,8 @@ from cnap_runner.errors import (
     SessionNotFound,
     UnsupportedServerVersion,
 )
-from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient, check_version
+from cnap_runner.model.mcp import McpState
+from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient, SettingsRefused, check_version
 from cnap_runner.opencode.events import ServerEvent, SessionStatus, parse_event
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.testing.fake_opencode import (
@@ -26,6 +27,7 @@ from cnap_runner.testing.fake_opencode import (
     GarblingOpenCode,
     HangingOpenCode,
     LosesAnswerOpenCode,
+    MisreadingOpenCode,
     Say,
     Version2OpenCode,
 )
@@ -219,3 +221,20 @@ async def _until_idle(events: AsyncIterator[str], session_id: str) -> AsyncItera
         if event == SessionStatus(session_id, "idle"):
             return
         yield event
+
+
+async def test_mcp_servers_come_by_name_with_their_state() -> None:
+    """OpenCode's own words, and why one failed."""
+    async with FakeOpenCode(PASSWORD) as server, OpenCodeClient(server.base_url, PASSWORD) as client:
+        server.mcp = {"b": {"status": "failed", "error": "gone"}, "a": {"status": "connected"}}
+        assert await client.mcp(timeout=AMPLE) == [McpState("a", "connected"), McpState("b", "failed", "gone")]
+
+
+async def test_settings_that_cannot_be_read_are_told_as_such() -> None:
+    """Asking again would not help, so it is no `ServerNotReady`; what the server read, which may be secret, is not repeated."""
+    async with MisreadingOpenCode(PASSWORD) as server, OpenCodeClient(server.base_url, PASSWORD) as client:
+        await client.probe(timeout=AMPLE)
+        await client.dispose()
+        with pytest.raises(SettingsRefused, match=r"mcp\.x\.command: Expected array\.") as raised:
+            await client.probe(timeout=AMPLE)
+    assert "secret-value" not in str(raised.value)

@@ -26,7 +26,8 @@ def with_(spec: AgentSpec, **fields: Any) -> AgentSpec:
 
 def config_of(house: Any, agent_id: str = "alice") -> dict[str, Any]:
     path = house.data_dir / "agents" / agent_id / "settings" / "opencode" / "opencode.json"
-    return json.loads(path.read_text())
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
 
 
 def instance_of(house: Any) -> Any:
@@ -35,7 +36,7 @@ def instance_of(house: Any) -> Any:
 
 
 def disposals(house: Any) -> int:
-    return house.servers["alice"].requests.count(DISPOSE)
+    return int(house.servers["alice"].requests.count(DISPOSE))
 
 
 async def test_changed_settings_reach_the_server_that_runs(

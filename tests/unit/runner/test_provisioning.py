@@ -174,13 +174,13 @@ def test_a_process_without_a_providers_key_does_not_take_it_away() -> None:
     with pytest.raises(InvalidInput, match="ANTHROPIC_API_KEY is not set"):
         check_keys_stay(before, render(spec()), spec=spec(), layout=LAYOUT)
     own = spec(opencode={"provider": {"anthropic": {"options": {"apiKey": "{file:/workspace/key}"}}}})
-    for given, agent in [
+    for present, agent in [
         (before, own),
         (before, spec(model="openai/gpt")),
         (render(spec()).config, spec()),
         ("?", spec()),
     ]:
-        check_keys_stay(given, render(agent), spec=agent, layout=LAYOUT)
+        check_keys_stay(present, render(agent), spec=agent, layout=LAYOUT)
 
 
 def test_limits_left_out_come_from_the_settings() -> None:
