@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cnap_runner.errors import InsufficientResources, RunnerError
 from cnap_runner.model.instance import Volume, VolumeRole
-from cnap_runner.runner.access import Owner, give_top, host_user, share
+from cnap_runner.runner.access import Owner, give_all, give_top, host_user, share
 from cnap_runner.runner.confined import opened_folder
 from cnap_runner.runner.removal import remove
 
@@ -83,11 +83,11 @@ class AgentFolders:
                 _make_folder(parent, PRIVATE, owner=None)
             _make_folder(self.settings, SHARED, owner=None)
             _make_folder(self.data_dir / "workspace", SHARED, owner=None)
-            _make_folder(self.workspace, SHARED, owner=owner)
+            is_handed_over = _make_folder(self.workspace, SHARED, owner=owner)
             _make_folder(self.state, PRIVATE, owner=owner)
             _make_folder(self.home, PRIVATE, owner=owner)
             if owner is not None:
-                self._share(owner)
+                self._share(owner, is_handed_over=is_handed_over)
         except OSError as error:
             raise folder_error(self.data_dir, error) from error
 
@@ -95,9 +95,13 @@ class AgentFolders:
         """Tell who besides root works in the workspace: the agent, and the host's user."""
         return {owner[0], host_user(self.data_dir)} - {0}
 
-    def _share(self, owner: Owner) -> None:
+    def _share(self, owner: Owner, *, is_handed_over: bool) -> None:
+        """Let all work in the workspace who should. What was put into it before the agent had it becomes the agent's, whole."""
         if self.workspace.is_symlink():
             return  # the operator put it elsewhere, with rights of their own choice
+        if is_handed_over:
+            give_all(self.workspace, owner, self.sharers(owner))
+            return
         with opened_folder(self.workspace) as top:
             share(top, self.sharers(owner))
         give_top(self.workspace, owner)
@@ -113,7 +117,8 @@ class AgentFolders:
             remove(path)
 
 
-def _make_folder(path: Path, mode: int, *, owner: Owner | None) -> None:
+def _make_folder(path: Path, mode: int, *, owner: Owner | None) -> bool:
+    """Make a folder where there is none, and give it to its owner; tell whether it was another's."""
     try:
         path.mkdir(mode=mode, parents=True)
     except FileExistsError:
@@ -122,6 +127,8 @@ def _make_folder(path: Path, mode: int, *, owner: Owner | None) -> None:
     status = path.lstat()
     if owner is not None and (status.st_uid, status.st_gid) != owner:
         os.chown(path, *owner, follow_symlinks=False)
+        return True
+    return False
 
 
 def folder_error(folder: Path, error: OSError) -> RunnerError:

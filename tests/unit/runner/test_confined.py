@@ -38,7 +38,7 @@ def folders(tmp_path: Path) -> AgentFolders:
 def few_files() -> Iterator[None]:
     """As few open files as the manager's bound on folders leaves room for."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    in_use = len(os.listdir("/proc/self/fd"))
+    in_use = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + confined.KEPT_OPEN + 16, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -221,8 +221,8 @@ def test_what_is_mounted_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
     def elsewhere(descriptor: int) -> os.stat_result:
         status = real(descriptor)
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        return os.stat_result([*status[:2], 4242, *status[3:]]) if name.endswith("/mounted") else status
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        return os.stat_result([*status[:2], 4242, *status[3:]]) if name == "mounted" else status
 
     monkeypatch.setattr(os, "fstat", elsewhere)
     with pytest.raises(RunnerError, match="another file system is mounted"):
@@ -246,6 +246,16 @@ def test_what_root_makes_in_a_workspace_is_writable_for_the_agent(folders: Agent
     )
     subprocess.run([sys.executable, "-c", code, str(folders.workspace / "sub" / "notes")], check=True)
     assert (folders.workspace / "sub" / "notes").read_text() == "root's and mine"
+
+
+@only_root
+def test_what_was_put_into_a_workspace_before_the_first_start_is_the_agents(folders: AgentFolders) -> None:
+    """A project copied there by root between making the agent known and its first turn, whatever its depth."""
+    (folders.workspace / "src" / "deep").mkdir(parents=True)
+    (folders.workspace / "src" / "deep" / "main.py").write_text("x")
+    folders.make(AGENT)
+    owners = {path.lstat().st_uid for path in (folders.workspace, *folders.workspace.rglob("*"))}
+    assert owners == {AGENT[0]}
 
 
 @only_root
