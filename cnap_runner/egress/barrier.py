@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cnap_runner.egress.filter import PacketFilter, Port, why_no_filter
-from cnap_runner.egress.process import end_proxy, ensure_proxy
+from cnap_runner.egress.process import end_proxy, ensure_proxy, living_proxy
 from cnap_runner.egress.rulebook import Rulebook
 from cnap_runner.egress.upstream import upstream_of
 from cnap_runner.errors import BackendError, InvalidInput
@@ -41,6 +41,10 @@ class Barrier:
         state = ensure_proxy(self.folder, address=gateway, **self._upstream)
         self._filter.close(interface, Port(state.address, state.port))
         return f"http://{state.address}:{state.port}"
+
+    def is_broken(self) -> bool:
+        """Whether instances need the proxy and none lives. Costs the reading of one small file."""
+        return bool(self.rulebook.entries()) and living_proxy(self.folder) is None
 
     def guard(self, interface: str) -> str | None:
         """Close cloud metadata addresses to instances behind a bridge; say why where that cannot be done. Idempotent."""

@@ -20,6 +20,7 @@ from cnap_runner.runner.error_redaction import redacted_errors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.quota import Quota
+from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.runs import Runs
 from cnap_runner.runner.settlement import settle_all
 from cnap_runner.runner.watch import Watch
@@ -63,6 +64,7 @@ class Parts:
             _log.warning("engine_not_asked", error=str(error))
         self.tasks.start_soon(self._keep, "watch", self._watch.run)
         self.tasks.start_soon(self._keep, "wishes", self.runs.hear_wishes)
+        self.tasks.start_soon(self._keep, "reach", Reach(install).stand_watch)
         self.tasks.start_soon(self._keep, "quota", self._quota.watch)
         if not is_observer:
             abandoned = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 import anyio.to_thread
 
 from cnap_runner.egress.providers import PROVIDER_HOSTS
@@ -22,6 +23,7 @@ from cnap_runner.telemetry.logging import get_logger
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NOT_PROXIED = "localhost,127.0.0.1,::1"
+WATCH_SECONDS = 5.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _log = get_logger(__name__)
@@ -131,6 +133,18 @@ class Reach:
         # The catalogue's host is not on anybody's list; OpenCode then knows the models of its own release.
         return {**names, **{name.lower(): text for name, text in names.items()}, "OPENCODE_DISABLE_MODELS_FETCH": "1"}
 
+    async def stand_watch(self) -> None:
+        """Start the proxy again where it was killed while instances need it, in the middle of their turns too. Until cancelled.
+
+        Before that, forget the rules of instances that ended without anybody who could.
+        """
+        await self._forget_dead()
+        while True:
+            await anyio.sleep(WATCH_SECONDS)
+            if await anyio.to_thread.run_sync(self._install.barrier.is_broken):
+                _log.warning("proxy_was_killed")
+                await self.close()
+
     async def keep(self, ref: InstanceRef, agent_id: str, rules: tuple[Rule, ...] | None) -> None:
         """Make sure that a live instance on the closed network reaches what its agent may, whatever became of proxy, filter and rules.
 
@@ -155,6 +169,16 @@ class Reach:
     async def forget(self, instance_ids: Collection[str]) -> None:
         """Let instances that are no more reach nothing."""
         await anyio.to_thread.run_sync(self._install.barrier.rulebook.remove, instance_ids)
+
+    async def _forget_dead(self) -> None:
+        install = self._install
+        # Read first: whoever has rules by now was live before the instances are listed.
+        known = {
+            entry.instance_id for entry in (await anyio.to_thread.run_sync(install.barrier.rulebook.entries)).values()
+        }
+        if known:
+            seen = await install.backend.list_instances(install.install_id)
+            await self.forget(known - {observation.ref.instance_id for observation in seen if observation.is_live})
 
     async def purge(self) -> None:
         """Remove proxy, filter and rules of the install."""

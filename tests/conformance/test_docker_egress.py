@@ -40,7 +40,7 @@ METADATA = "169.254.169.254"
 
 # Tries each (kind, host, port) and prints what came of it: the first line that was read, or the name of an error.
 PROBE = """
-import json, socket, sys, urllib.request
+import concurrent.futures, json, socket, sys, urllib.request
 
 def tcp(host, port):
     with socket.create_connection((host, port), timeout=1.5) as link:
@@ -68,7 +68,8 @@ def attempt(kind, host, port):
     except Exception as error:
         return f"{type(error).__name__} {getattr(error, 'code', '')}".strip()
 
-print(json.dumps([attempt(*asked) for asked in json.loads(sys.argv[1])]))
+with concurrent.futures.ThreadPoolExecutor(16) as threads:
+    print(json.dumps(list(threads.map(lambda asked: attempt(*asked), json.loads(sys.argv[1])))))
 """
 
 

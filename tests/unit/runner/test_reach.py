@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.from_thread
 import pytest
 
 from cnap_runner import AgentSpec, RunRequest, wiring
-from cnap_runner.egress.rulebook import Rulebook
+from cnap_runner.egress.rulebook import Entry, Rulebook
 from cnap_runner.errors import InvalidInput, SecretUnavailable
+from cnap_runner.runner import reach
 from cnap_runner.runner.reach import rules_of
 
 PROXY = "http://10.0.0.1:3128"
@@ -93,10 +96,17 @@ class Barrier:
     def __init__(self, folder: Path) -> None:
         self.rulebook = Rulebook(folder)
         self.closed = self.guarded = self.removed = 0
+        self.killed = anyio.Event()
+        self.mended = anyio.Event()
 
     def close(self, interface: str, gateway: str) -> str:
         self.closed += 1
+        if self.killed.is_set():
+            anyio.from_thread.run_sync(self.mended.set)
         return PROXY
+
+    def is_broken(self) -> bool:
+        return self.killed.is_set() and not self.mended.is_set()
 
     def guard(self, interface: str) -> str | None:
         self.guarded += 1
@@ -177,6 +187,26 @@ async def test_each_turn_begins_behind_a_whole_barrier(barrier: Barrier, runner_
     await runner.run(ask())
     assert barrier.closed > before
     assert barrier.rulebook.entries() == entries
+
+
+async def test_killed_proxy_is_started_again_without_a_turn(
+    house: Any, barrier: Barrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is killed is missed by the manager itself: an agent's turn may take half an hour."""
+    monkeypatch.setattr(reach, "WATCH_SECONDS", 0.01)
+    async with house.manager():
+        barrier.killed.set()
+        with anyio.fail_after(10):
+            await barrier.mended.wait()
+
+
+async def test_rules_of_the_dead_are_forgotten(house: Any, barrier: Barrier) -> None:
+    """What an instance might reach, whose manager was killed and whose container is gone, is nobody's; nothing keeps the proxy up for it."""
+    barrier.rulebook.put("10.0.0.9", Entry("i-gone", "bob", ()))
+    async with house.manager():
+        with anyio.fail_after(10):
+            while barrier.rulebook.entries():
+                await anyio.sleep(0.01)
 
 
 async def test_unreadable_rule_is_refused_before_anything_is_kept(runner_manager: Any) -> None:
