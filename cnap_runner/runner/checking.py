@@ -50,6 +50,9 @@ def check_run_model(spec: AgentSpec, model: str | None, config: Mapping[str, Any
 
 
 def _shapes(opencode: Mapping[str, Any]) -> Iterator[str]:
+    rules = opencode.get("instructions", [])
+    if not isinstance(rules, list | tuple) or not all(isinstance(name, str) for name in rules):
+        yield "opencode.instructions is no list of file names"
     for group in _GROUPS:
         value = opencode.get(group, {})
         if not isinstance(value, Mapping):

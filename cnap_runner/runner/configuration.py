@@ -101,11 +101,11 @@ def models_of(config: Mapping[str, Any], spec: AgentSpec) -> Iterator[tuple[str,
 
 
 def _instructions(spec: AgentSpec, config: Mapping[str, Any], layout: Layout) -> list[Any]:
-    """Name the files of rules: the agent's own; the workspace's, which goes with its settings where those are switched off; and
-    those the configuration names, which OpenCode adds up too."""
-    own = [f"{layout.settings}/{FOLDER}/{AGENTS_FILE}"] if AGENTS_FILE in spec.opencode_files else []
+    """Name the workspace's rules, which go with its settings where those are switched off; and what the configuration names, which
+    OpenCode adds up too. The agent's own `AGENTS_FILE` it finds by itself."""
     workspace = [] if spec.trust_workspace_config else [f"{layout.workspace}/{AGENTS_FILE}"]
-    return list(dict.fromkeys([*own, *workspace, *(config.get("instructions") or ())]))
+    named = config.get("instructions")
+    return list(dict.fromkeys([*workspace, *(named if isinstance(named, list | tuple) else ())]))
 
 
 def _with_base_url(provider: Any) -> Any:

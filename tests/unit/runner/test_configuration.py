@@ -52,12 +52,11 @@ def test_an_mcp_server_replaces_one_of_its_name_whole() -> None:
     }
 
 
-def test_rules_of_the_agent_the_workspace_and_the_configuration_add_up() -> None:
+def test_rules_of_the_workspace_and_the_configuration_add_up() -> None:
     """The workspace's are named only where its own settings are switched off: else OpenCode finds them itself."""
-    fields = {"opencode_files": {"AGENTS.md": "x"}, "opencode": {"instructions": ["more.md"]}}
-    own = "/settings/opencode/AGENTS.md"
-    assert merged(spec(**fields))["instructions"] == [own, "/workspace/AGENTS.md", "more.md"]
-    assert merged(spec(**fields, trust_workspace_config=True))["instructions"] == [own, "more.md"]
+    fields = {"opencode": {"instructions": ["more.md"]}}
+    assert merged(spec(**fields))["instructions"] == ["/workspace/AGENTS.md", "more.md"]
+    assert merged(spec(**fields, trust_workspace_config=True))["instructions"] == ["more.md"]
 
 
 def test_a_base_url_may_be_spelt_as_python_does() -> None:
@@ -82,6 +81,7 @@ def test_keys_go_with_every_provider_the_settings_name() -> None:
     [
         ({"opencode": {"provider": ["x"]}}, "opencode.provider maps names to objects, and is none"),
         ({"opencode": {"agent": {"x": 1}}}, "opencode.agent.x is no object"),
+        ({"opencode": {"instructions": "a.md"}}, "opencode.instructions is no list of file names"),
         ({"opencode": {"provider": {"x": {"models": ["a"]}}}}, "opencode.provider.x.models is no object"),
         ({"opencode": {"provider": {"x": {"options": {"base_url": "m:1"}}}}}, "baseURL is no address"),
         ({"opencode": {"model": "openai/gpt"}}, "opencode.model differs from the agent's model anthropic/claude"),
