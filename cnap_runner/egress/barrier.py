@@ -42,9 +42,13 @@ class Barrier:
         self._filter.close(interface, Port(state.address, state.port))
         return f"http://{state.address}:{state.port}"
 
-    def is_broken(self) -> bool:
-        """Whether instances need the proxy and none lives. Costs the reading of one small file."""
-        return bool(self.rulebook.entries()) and living_proxy(self.folder) is None
+    def is_needed(self) -> bool:
+        """Whether any instance on the closed network lives. Costs the reading of one small file."""
+        return bool(self.rulebook.entries())
+
+    def has_proxy(self) -> bool:
+        """Whether the proxy lives. The filter is looked at by `close` alone."""
+        return living_proxy(self.folder) is not None
 
     def guard(self, interface: str) -> str | None:
         """Close cloud metadata addresses to instances behind a bridge; say why where that cannot be done. Idempotent."""

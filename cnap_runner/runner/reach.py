@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -24,6 +25,8 @@ from cnap_runner.telemetry.logging import get_logger
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NOT_PROXIED = "localhost,127.0.0.1,::1"
 WATCH_SECONDS = 5.0
+LOOKS_PER_FILTER = 12
+"""Looks at the proxy for each one at the filter, which starts programs."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 _log = get_logger(__name__)
@@ -134,15 +137,20 @@ class Reach:
         return {**names, **{name.lower(): text for name, text in names.items()}, "OPENCODE_DISABLE_MODELS_FETCH": "1"}
 
     async def stand_watch(self) -> None:
-        """Start the proxy again where it was killed while instances need it, in the middle of their turns too. Until cancelled.
+        """Mend what stands around live instances, in the middle of their turns too: the proxy within seconds, the filter within a minute.
 
-        Before that, forget the rules of instances that ended without anybody who could.
+        Before that, forget the rules of instances that ended without anybody who could. Until cancelled.
         """
         await self._forget_dead()
-        while True:
+        barrier = self._install.barrier
+        for look in itertools.count(1):
             await anyio.sleep(WATCH_SECONDS)
-            if await anyio.to_thread.run_sync(self._install.barrier.is_broken):
+            if not await anyio.to_thread.run_sync(barrier.is_needed):
+                continue
+            has_proxy = await anyio.to_thread.run_sync(barrier.has_proxy)
+            if not has_proxy:
                 _log.warning("proxy_was_killed")
+            if not has_proxy or look % LOOKS_PER_FILTER == 0:
                 await self.close()
 
     async def keep(self, ref: InstanceRef, agent_id: str, rules: tuple[Rule, ...] | None) -> None:

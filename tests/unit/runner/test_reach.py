@@ -105,8 +105,11 @@ class Barrier:
             anyio.from_thread.run_sync(self.mended.set)
         return PROXY
 
-    def is_broken(self) -> bool:
-        return self.killed.is_set() and not self.mended.is_set()
+    def is_needed(self) -> bool:
+        return self.killed.is_set()
+
+    def has_proxy(self) -> bool:
+        return self.mended.is_set()
 
     def guard(self, interface: str) -> str | None:
         self.guarded += 1
