@@ -112,6 +112,8 @@ class RunnerManager:
         wanted = {spec.agent_id: spec for spec in specs}
         for spec in specs:
             self._check(spec)
+            folders = AgentFolders(install.settings.data_dir, spec.agent_id)
+            await anyio.to_thread.run_sync(check_seed, spec.workspace, folders)
         known = {row.spec.agent_id: row.spec for row in await install.store.list_agents()}
         stored = [take_literals(spec, key=install.key).spec for spec in specs]
         plan = plan_of(known, stored, prune=prune)
@@ -185,9 +187,7 @@ class RunnerManager:
         holds one is named to the ``listener``. The file is for its owner alone, replaces one of that name, and is whole or not there.
         Raises `RunnerError` where it cannot be written.
         """
-        await export_agent(
-            self._usable(), agent_id, path, with_home=with_home, listener=listener or ArchiveListener()
-        )
+        await export_agent(self._usable(), agent_id, path, with_home=with_home, listener=listener or ArchiveListener())
 
     async def import_agent(
         self,

@@ -68,6 +68,9 @@ async def test_a_source_that_cannot_work_is_refused_before_the_agent_is_known(
     for workspace in (Workspace(copy="/nowhere"), Workspace(git="ext::sh -c id"), Workspace(copy=house.data_dir)):
         with pytest.raises(InvalidInput):
             await manager.create_runner(spec.model_copy(update={"workspace": workspace}))
+        bob = spec.model_copy(update={"agent_id": "bob"})
+        with pytest.raises(InvalidInput):
+            await manager.apply([bob, spec.model_copy(update={"workspace": workspace})])
     assert await manager.list_runners() == []
     assert not (house.data_dir / "workspace" / "alice").exists()
 

@@ -13,6 +13,7 @@ import anyio
 import anyio.from_thread
 import pytest
 
+from cnap_runner import AgentSpec, Workspace
 from cnap_runner.errors import RunnerError, SecretUnavailable, WorkspaceSeedFailed
 
 Serve = Callable[..., AbstractContextManager[int]]
@@ -146,3 +147,24 @@ async def test_a_clone_that_is_cancelled_or_too_slow_leaves_no_process(place: An
         assert scope.cancelled_caught
         assert secrets_seen(url) == []
     assert (place.files, place.leftovers) == ([], [])
+
+
+async def test_an_agents_own_secret_opens_the_repository_and_stays_nowhere(
+    house: Any, repository: Path, serve_git: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a spec's reference through the manager to a seeded workspace; no file of the data folder has the value, the database included."""
+    monkeypatch.setenv("PLANTED_GIT_TOKEN", PASSWORD)
+    with serve_git(repository.parent, user="me", password=PASSWORD) as port:
+        spec = AgentSpec(
+            agent_id="alice",
+            model="fake/demo",
+            secrets={"TOKEN": "env:PLANTED_GIT_TOKEN"},
+            workspace=Workspace(git=f"http://me:${{TOKEN}}@127.0.0.1:{port}/{repository.name}", depth=1),
+        )
+        async with house.manager() as manager:
+            await manager.create_runner(spec)
+            await manager.start_runner("alice")
+    assert (house.data_dir / "workspace" / "alice" / "README.md").read_text() == "three"
+    for path in house.data_dir.rglob("*"):
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes()
