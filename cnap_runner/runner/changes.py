@@ -159,6 +159,7 @@ class Changes:
         # The server ends the streams that stood; the next turn opens one, whether we have heard of it or not.
         await live.events.aclose()
         live.events = install.events_of(live.client)
+        live.last_turn = None  # What is remembered of it may not hold for a server that begins anew.
         await wait_until_ready(live.client, timeout=install.settings.health_timeout, died=live.life.died)
 
     def _folders(self, agent_id: str) -> AgentFolders:

@@ -27,13 +27,14 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceRef, InstanceStatus, Network
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import Booter, Life, LiveInstance
-from cnap_runner.runner.changes import CannotApply, Changes, needs_new_instance
+from cnap_runner.runner.changes import CannotApply, Changes, is_behind, needs_new_instance
 from cnap_runner.runner.hardware import network_of
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.known_secrets import KnownSecrets
 from cnap_runner.runner.planning import Plan, Planner
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.seeding import seed_at_start
+from cnap_runner.runner.workspace_plugins import refuse_plugins
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -94,6 +95,9 @@ class Instances:
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
+        if live.last_turn is None or is_rotation or is_behind(record, self.planner.target(spec)):
+            # It is about to read its workspace: for the first time, as far as is known here, or anew.
+            await refuse_plugins(spec, self._install.settings.data_dir)
         try:
             return live, await self._changes.apply(live, spec, record, is_rotation=is_rotation)
         except CannotApply as reason:
@@ -243,6 +247,7 @@ class Instances:
         try:
             await self._remove_remains(record)
             await seed_at_start(install, spec)
+            await refuse_plugins(spec, install.settings.data_dir)
             live = await self._boot(plan)
         except BaseException as error:
             async with shielded(CLEAN_UP):
