@@ -49,7 +49,7 @@ def test_specs_come_back_equal(system: str | None, opencode: dict[str, object], 
         opencode=opencode,
         life={"max_run_time": limit},
         workspace={"copy": "/x"},
-        egress={"allow": ["example.org"]},
+        egress={"mode": "allowlist", "allow": ["example.org"]},
     )
     read = spec_from_text(spec_to_text(spec))
     assert read == spec
