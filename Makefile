@@ -37,7 +37,7 @@ check: setup-dev ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	if command -v shellcheck >/dev/null; then \
-	    shellcheck scripts/* docker/runner/entrypoint docker/runner/healthcheck .ci/run; \
+	    shellcheck scripts/* docker/runner/entrypoint docker/runner/healthcheck docker/runner/make-kit .ci/run; \
 	else echo "shellcheck is not installed: shell scripts are not checked"; fi
 
 bench: setup-dev image ## figures side by side with what you would run instead
