@@ -29,7 +29,7 @@ from cnap_runner.secrets.files import FileSource
 from cnap_runner.secrets.keyring import KeyringSource
 from cnap_runner.secrets.vault import Vault
 from cnap_runner.settings import Settings
-from cnap_runner.store.presence import InstallLock, ManagerLock, liveness
+from cnap_runner.store.presence import InstallLock, ManagerLock, liveness, remove_dead_files
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
 
@@ -63,7 +63,8 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
     """Open the data folder as one more manager of its install; make it at the first time."""
     data_dir = settings.data_dir
     await anyio.to_thread.run_sync(_make_data_dir, data_dir)
-    backend = make_backend(settings)
+    # In a thread: the process backend's program may have to be fetched first.
+    backend = await anyio.to_thread.run_sync(make_backend, settings)
     store = SqlStore(data_dir / "runner.db")
     manager_id = new_id("m")
     try:
@@ -73,6 +74,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 install_id = await store.install_id()
                 await anyio.to_thread.run_sync(_keep_install_id, data_dir, install_id)
                 key = await anyio.to_thread.run_sync(load_key, data_dir / "install.key")
+                await anyio.to_thread.run_sync(remove_dead_files, data_dir)
             install = Install(
                 install_id=install_id,
                 manager_id=manager_id,
@@ -97,7 +99,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
 
 
 def make_backend(settings: Settings) -> Backend:
-    """Make the backend that the settings name. Asks no engine."""
+    """Make the backend that the settings name. Asks no engine. Blocks; the process backend's program is fetched where it is not there yet."""
     # An engine's library is loaded only where that backend is used: it costs a command line a tenth of a second.
     if settings.backend == "process":
         from cnap_runner.backends.process import ProcessBackend  # noqa: PLC0415

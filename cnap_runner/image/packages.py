@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import anyio.to_thread
-
 from cnap_runner.errors import ImageBuildFailed, NotSupportedYet
 from cnap_runner.image import npm_client
 from cnap_runner.image.cache import cache_dir, locked
@@ -128,11 +126,6 @@ def opencode_binary(*, way: WayOut | None = None, progress: Progress = silent) -
             progress(f"Unpacking {package.specifier}")
             _unpack_binary(tarball, target)
     return target
-
-
-async def ensure_opencode_binary(*, progress: Progress = silent) -> Path:
-    """Do what `opencode_binary` does, in a worker thread."""
-    return await anyio.to_thread.run_sync(lambda: opencode_binary(progress=progress))
 
 
 def _has_avx2() -> bool:

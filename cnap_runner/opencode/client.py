@@ -134,14 +134,6 @@ class OpenCodeClient:
         response = await self._request("POST", "/session", body={"title": title})
         return id_of(as_object(_json(response), "session"), "id", "session")
 
-    async def has_session(self, session_id: str) -> bool:
-        """Whether the server knows the session."""
-        try:
-            await self._request("GET", f"/session/{_quoted(session_id)}")
-        except SessionNotFound:
-            return False
-        return True
-
     async def is_busy(self, session_id: str) -> bool:
         """Whether a turn of the session is under way, waiting for a retry included.
 

@@ -13,7 +13,7 @@ import requests
 from cnap_runner.errors import ImageBuildFailed, InsufficientResources
 from cnap_runner.image import packages
 from cnap_runner.image.cache import cache_dir, locked
-from cnap_runner.image.packages import NPM, OPENCODE, Package, ensure_opencode_binary, fetch, host_platform
+from cnap_runner.image.packages import NPM, OPENCODE, Package, fetch, host_platform, opencode_binary
 
 _FETCH = """
 import sys
@@ -67,14 +67,14 @@ def test_two_processes_at_once_fetch_once(package: Package, npm_calls: Path, ser
     assert len(npm_calls.read_text().split()) == 1
 
 
-async def test_the_executable_is_unpacked_and_repaired(
+def test_the_executable_is_unpacked_and_repaired(
     package: Package, npm_calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The program runs; one that was cut is unpacked again, from the cached tarball."""
     monkeypatch.setitem(packages.OPENCODE, host_platform(), package)
-    program = await ensure_opencode_binary()
+    program = opencode_binary()
     program.write_bytes(b"")
-    assert await ensure_opencode_binary() == program
+    assert opencode_binary() == program
     assert subprocess.run([program], capture_output=True, text=True, check=True).stdout == "1.2.3\n"
     assert len(npm_calls.read_text().split()) == 1
 
