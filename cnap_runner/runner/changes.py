@@ -23,7 +23,7 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import Layout
 from cnap_runner.model.runner import LIVE_STATUSES, RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import LiveInstance
-from cnap_runner.runner.configuration import CONFIG_FILE
+from cnap_runner.runner.configuration import config_file
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.planning import Planner, Target
 from cnap_runner.runner.provisioning import Provision, check_keys_stay
@@ -145,7 +145,7 @@ class Changes:
     def _check_keys(self, spec: AgentSpec, given: Provision, layout: Layout) -> None:
         """Compare with what the running server was given. Runs in a thread."""
         try:
-            present = (self._folders(spec.agent_id).settings / CONFIG_FILE).read_text(encoding="utf-8")
+            present = (self._folders(spec.agent_id).settings / config_file(spec)).read_text(encoding="utf-8")
         except OSError:
             return  # Nothing to compare with: it is written anew.
         check_keys_stay(present, given, spec=spec, layout=layout)

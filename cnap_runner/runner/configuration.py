@@ -18,6 +18,10 @@ from cnap_runner.settings import Settings
 FOLDER = "opencode"
 """OpenCode's configuration folder, below the agent's settings folder."""
 CONFIG_FILE = f"{FOLDER}/opencode.json"
+"""OpenCode reads it after everything else, so it wins."""
+TRUSTING_CONFIG_FILE = f"{FOLDER}/base.json"
+"""Its name for an agent that trusts its workspace: named by ``OPENCODE_CONFIG``, it is read before the workspace's settings, so they win."""
+_PASSWORD_VARIABLE = "OPENCODE_SERVER_PASSWORD"  # noqa: S105 - a variable's name
 AGENTS_FILE = "AGENTS.md"
 
 CATALOGUE_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +61,14 @@ def configuration(
         merged["instructions"] = instructions
     if providers := mapping(merged.get("provider")):
         merged["provider"] = {name: _with_base_url(provider) for name, provider in providers.items()}
+    if servers := mapping(merged.get("mcp")):
+        merged["mcp"] = {name: _without_password(server) for name, server in servers.items()}
     return merged
+
+
+def config_file(spec: AgentSpec) -> str:
+    """Name the configuration file of an agent, below its settings folder."""
+    return TRUSTING_CONFIG_FILE if spec.trust_workspace_config else CONFIG_FILE
 
 
 def mcp_servers(spec: AgentSpec) -> dict[str, dict[str, Any]]:
@@ -106,6 +117,13 @@ def _instructions(spec: AgentSpec, config: Mapping[str, Any], layout: Layout) ->
     workspace = [] if spec.trust_workspace_config else [f"{layout.workspace}/{AGENTS_FILE}"]
     named = config.get("instructions")
     return list(dict.fromkeys([*workspace, *(named if isinstance(named, list | tuple) else ())]))
+
+
+def _without_password(server: Any) -> Any:
+    """Keep the server's password from an MCP server's program, which gets OpenCode's whole environment and what is said here."""
+    if mapping(server).get("type") != "local":
+        return server
+    return {**server, "environment": {_PASSWORD_VARIABLE: "", **mapping(server.get("environment"))}}
 
 
 def _with_base_url(provider: Any) -> Any:

@@ -22,6 +22,8 @@ from cnap_runner.runner.configuration import (
     CATALOGUE_KEYS,
     CONFIG_FILE,
     FOLDER,
+    TRUSTING_CONFIG_FILE,
+    config_file,
     configuration,
     mapping,
     providers_of,
@@ -33,6 +35,10 @@ from cnap_runner.runner.surroundings import surrounding_environment, surrounding
 from cnap_runner.settings import Settings
 
 PASSWORD_FILE = "server-password"  # noqa: S105 - a file's name
+
+_SHELL_FILE = "shell-environment"
+_SHELL_WORDS = "unset OPENCODE_SERVER_PASSWORD\n"
+"""Read by each bash before its command (``BASH_ENV``), so that what OpenCode's shell tool starts does not inherit the server's password."""
 
 _KEPT_OUT = "node_modules\n"
 """OpenCode writes a ``.gitignore`` into its configuration folder where none is, and fails where it cannot (docs/opencode.md)."""
@@ -50,7 +56,7 @@ class Provision:
     @property
     def config(self) -> str:
         """OpenCode's configuration file, as JSON."""
-        return self.files[CONFIG_FILE]
+        return self.files.get(CONFIG_FILE) or self.files[TRUSTING_CONFIG_FILE]
 
     def archive(self, password: str) -> bytes:
         """Pack the secrets and the server's password for the launcher."""
@@ -74,7 +80,7 @@ def provision(
             _set_key(config, provider, reference(name, f"provider.{provider}"))
     config = _without_literals(config, secrets, layout)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    files = {CONFIG_FILE: text, **_own_files(spec), **surrounding_files(settings)}
+    files = {**_own_files(spec), config_file(spec): text, _SHELL_FILE: _SHELL_WORDS, **surrounding_files(settings)}
     return Provision(files=files, secrets=secrets)
 
 
@@ -84,8 +90,11 @@ def environment(spec: AgentSpec, *, layout: Layout, settings: Settings) -> dict[
         **surrounding_environment(settings, layout),
         "OPENCODE_CONFIG_DIR": f"{layout.settings}/{FOLDER}",
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "BASH_ENV": f"{layout.settings}/{_SHELL_FILE}",
     }
-    if not spec.trust_workspace_config:
+    if spec.trust_workspace_config:
+        values["OPENCODE_CONFIG"] = f"{layout.settings}/{config_file(spec)}"
+    else:
         values["OPENCODE_DISABLE_PROJECT_CONFIG"] = "1"
     if not settings.fetch_models:
         values["OPENCODE_DISABLE_MODELS_FETCH"] = "1"

@@ -47,7 +47,9 @@ async def test_changed_settings_reach_the_server_that_runs(
     runner = await manager.create_runner(with_(spec, opencode={"username": "x"}, mcp={"m": {"command": ["serve"]}}))
     assert (disposals(house), await runner.pending_changes()) == (1, [])
     assert config_of(house)["username"] == "x"
-    assert config_of(house)["mcp"] == {"m": {"type": "local", "command": ["serve"], "enabled": True}}
+    environment = {"OPENCODE_SERVER_PASSWORD": ""}
+    server = {"type": "local", "command": ["serve"], "enabled": True, "environment": environment}
+    assert config_of(house)["mcp"] == {"m": server}
     second = await runner.run(ask())
     assert (house.starts, runner.record.generation) == (["alice"], 1)
     assert (first.session_id, disposals(house)) == (second.session_id, 1)

@@ -48,7 +48,7 @@ def test_an_mcp_server_replaces_one_of_its_name_whole() -> None:
     agent = spec(mcp={"x": {"url": "https://x.example", "timeout": 9}}, opencode={"mcp": {"y": {"enabled": False}}})
     assert merged(agent, template)["mcp"] == {
         "x": {"type": "remote", "url": "https://x.example", "enabled": True, "timeout": 9},
-        "y": {"type": "local", "command": ["y"], "enabled": False},
+        "y": {"type": "local", "command": ["y"], "enabled": False, "environment": {"OPENCODE_SERVER_PASSWORD": ""}},
     }
 
 
@@ -149,3 +149,12 @@ def test_a_runs_own_model_is_checked_as_far_as_it_can_be() -> None:
         check_run_model(agent, "openai/gpt", merged(agent))
     assert "'openai': {}" in str(raised.value.hint)
     check_run_model(spec(trust_workspace_config=True), "openai/gpt", {})
+
+
+def test_programs_of_mcp_servers_do_not_get_the_servers_password() -> None:
+    """OpenCode hands its whole environment to them; here one variable of it is emptied, wherever a server is configured."""
+    named = {"mine": {"command": ["a"], "environment": {"B": "c"}}, "far": {"url": "https://mcp.example.com/"}}
+    servers = merged(spec(mcp=named, opencode={"mcp": {"other": {"type": "local", "command": ["d"]}}}))["mcp"]
+    assert servers["mine"]["environment"] == {"OPENCODE_SERVER_PASSWORD": "", "B": "c"}
+    assert servers["other"]["environment"] == {"OPENCODE_SERVER_PASSWORD": ""}
+    assert "environment" not in servers["far"]

@@ -116,6 +116,12 @@ def test_a_workspaces_own_settings_are_switched_off_unless_trusted() -> None:
     ]
     assert guarded["OPENCODE_DISABLE_PROJECT_CONFIG"] == "1"
     assert "OPENCODE_DISABLE_PROJECT_CONFIG" not in trusted
+    # What is named by this variable is read before the workspace's settings, the configuration folder after them.
+    assert ("OPENCODE_CONFIG" in guarded, trusted["OPENCODE_CONFIG"]) == (
+        False,
+        f"{LAYOUT.settings}/opencode/base.json",
+    )
+    assert "opencode/opencode.json" not in render(spec(trust_workspace_config=True)).files
     assert json.loads(render(spec()).config)["instructions"] == ["/workspace/AGENTS.md"]
     assert "instructions" not in json.loads(render(spec(trust_workspace_config=True)).config)
 
