@@ -26,6 +26,7 @@ from cnap_runner.errors import (
     UnsupportedServerVersion,
 )
 from cnap_runner.model.mcp import McpState
+from cnap_runner.opencode.bounds import BoundedTransport
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
@@ -75,10 +76,10 @@ class OpenCodeClient:
     def __init__(self, base_url: str, password: str) -> None:
         self._base_url = base_url
         # `trust_env`: a proxy of the manager's environment is not for its own containers.
-        self._transport = httpx.AsyncHTTPTransport(trust_env=False, verify=_verification(base_url))
+        self._transport = BoundedTransport(httpx.AsyncHTTPTransport(trust_env=False, verify=_verification(base_url)))
         self._http = httpx.AsyncClient(
             base_url=base_url,
-            headers={"Authorization": _authorization(password)},
+            headers={"Authorization": _authorization(password), "Accept-Encoding": "identity"},
             follow_redirects=False,  # the password goes to this address alone
             transport=self._transport,
         )
