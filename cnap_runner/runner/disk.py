@@ -20,6 +20,10 @@ from cnap_runner.runner.workspace import AgentFolders
 BLOCK = 512
 """Bytes of one unit of ``st_blocks``, on every file system (stat(2))."""
 
+LEAST_BYTES = 4096
+"""What each file, link and folder counts at least. A disk has a fixed number of places for them, and empty ones take no block: an agent that makes
+nothing else would otherwise use up the disk of all."""
+
 MOST_ENTRIES = 5_000_000
 """What is beyond is not counted: a measurement must end."""
 
@@ -29,7 +33,7 @@ BUSY_EVERY = 1024
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """What an agent's files take, in allocated bytes; a file with several names counts once."""
+    """What an agent's files take, in allocated bytes, and at least `LEAST_BYTES` each; a file with several names counts once."""
 
     workspace: int = 0
     state: int = 0
@@ -65,9 +69,12 @@ def measure_now(folders: AgentFolders, *, should_stop: Callable[[], bool] = lamb
 
 
 def free_bytes(path: Path) -> int:
-    """Tell what an ordinary user may still write to the disk that holds a path. Blocks for microseconds."""
+    """Tell what an ordinary user may still write to the disk that holds a path: in bytes, or in files of `LEAST_BYTES` where
+    their number ends first. Blocks for microseconds."""
     status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
+    room = status.f_bavail * status.f_frsize
+    # A file system that makes places for files as it needs them says that it has none at all.
+    return min(room, status.f_favail * LEAST_BYTES) if status.f_files else room
 
 
 class _Counter:
@@ -101,7 +108,7 @@ class _Counter:
             if identity in self._seen:
                 return 0
             self._seen.add(identity)
-        return status.st_blocks * BLOCK
+        return max(status.st_blocks * BLOCK, LEAST_BYTES)
 
     def _is_enough(self) -> bool:
         return self._entries > MOST_ENTRIES or self._should_stop()

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -18,7 +19,7 @@ from cnap_runner.errors import RunnerError
 from cnap_runner.runner import confined
 from cnap_runner.runner.access import give_all, give_top
 from cnap_runner.runner.confined import Step, Walk, opened_folder, read_file
-from cnap_runner.runner.disk import DiskUse, measure, measure_now
+from cnap_runner.runner.disk import LEAST_BYTES, DiskUse, free_bytes, measure, measure_now
 from cnap_runner.runner.removal import remove
 from cnap_runner.runner.workspace import AgentFolders
 
@@ -91,6 +92,20 @@ def test_a_file_with_holes_counts_what_it_takes(folders: AgentFolders) -> None:
     with (folders.workspace / "sparse").open("wb") as file:
         file.truncate(1 << 40)
     assert measure_now(folders).total < 100_000
+
+
+def test_files_without_content_count_too(folders: AgentFolders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk has a fixed number of places for files: an agent that makes nothing but empty ones reaches its quota, and the host's reserve."""
+    before = measure_now(folders).total
+    for number in range(200):
+        (folders.workspace / str(number)).touch()
+    assert measure_now(folders).total - before >= 200 * LEAST_BYTES
+
+    full: Any = type("Full", (), {"f_bavail": 1 << 20, "f_frsize": 4096, "f_favail": 3, "f_files": 100})
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    assert free_bytes(folders.workspace) == 3 * LEAST_BYTES
+    full.f_files = full.f_favail = 0
+    assert free_bytes(folders.workspace) == 1 << 32
 
 
 async def test_measuring_ends_when_it_is_cancelled(folders: AgentFolders) -> None:
