@@ -53,31 +53,44 @@ def _base64_cores(raw: bytes) -> Iterator[str]:
         yield encoded[start:end]
 
 
-class KnownValues:
-    """An immutable set of forms, ready to be searched for."""
+_BLOCK = 3
+_STRIDE = SHORTEST_VALUE - _BLOCK + 1
+"""Characters from one look at a text to the next: wherever a form stands, one of the looks falls into its first `SHORTEST_VALUE`."""
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
-        forms = sorted({form for value in values for form in forms_of(value)}, key=lambda form: (-len(form), form))
-        self._pattern = re.compile("|".join(map(re.escape, forms))) if forms else None
-        # A lookahead finds those that begin inside of another as well.
-        self._overlapping = re.compile(f"(?=({self._pattern.pattern}))") if self._pattern else None
-        self._longest = len(forms[0]) if forms else 0
+
+class KnownValues:
+    """An immutable set of forms, ready to be searched for. How many they are hardly matters to the time a search takes."""
+
+    def __init__(self, forms: Iterable[str] = ()) -> None:
+        """``forms`` are those that `forms_of` gives; none is shorter than `SHORTEST_VALUE`."""
+        ordered = sorted(set(forms), key=lambda form: (-len(form), form))
+        self._longest = len(ordered[0]) if ordered else 0
         self._by_first: dict[str, list[str]] = {}
-        for form in forms:
+        self._by_head: dict[str, list[str]] = {}
+        for form in ordered:
             self._by_first.setdefault(form[0], []).append(form)
+            self._by_head.setdefault(form[:SHORTEST_VALUE], []).append(form)
+        self._blocks = {head[at : at + _BLOCK] for head in self._by_head for at in range(_STRIDE)}
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where values stand, in order; those that touch each other's characters are one span."""
-        if self._pattern is None or self._overlapping is None or (first := self._pattern.search(text)) is None:
-            return []
         spans: list[tuple[int, int]] = []
-        for found in self._overlapping.finditer(text, first.start()):
-            start, end = found.span(1)
+        for start, end in self._found(text):
             if spans and start < spans[-1][1]:
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
             else:
                 spans.append((start, end))
         return spans
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where forms stand, by where they begin; of those that begin together the longest."""
+        blocks = self._blocks
+        looks = range(0, len(text) - _BLOCK + 1, _STRIDE) if blocks else ()
+        for look in [at for at in looks if text[at : at + _BLOCK] in blocks]:
+            for start in range(max(0, look - _STRIDE + 1), look + 1):
+                forms = self._by_head.get(text[start : start + SHORTEST_VALUE], ())
+                if (form := next((form for form in forms if text.startswith(form, start)), None)) is not None:
+                    yield start, start + len(form)
 
     def replaced(self, text: str, replacement: str) -> str:
         """The text with every span replaced."""

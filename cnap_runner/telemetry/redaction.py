@@ -6,11 +6,11 @@ It knows the values of the install's secrets, and the usual looks of others. Wha
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
-from cnap_runner.telemetry.known_values import SHORTEST_VALUE, KnownValues
+from cnap_runner.telemetry.known_values import SHORTEST_VALUE, KnownValues, forms_of
 from cnap_runner.telemetry.patterns import REFERENCE, SECRET_NAME, redact_patterns
 
 REPLACEMENT = "[redacted]"
@@ -24,8 +24,9 @@ class Redactor:
     def __init__(self, values: Iterable[str] = ()) -> None:
         """Values shorter than six characters are not redacted by value: they would be found all over ordinary text."""
         self._changing = threading.Lock()
-        self._counts = Counter(values)
-        self._known = KnownValues(self._counts)
+        self._forms: dict[str, frozenset[str]] = {}
+        self._known = KnownValues()
+        self.add(*values)
 
     @property
     def known(self) -> KnownValues:
@@ -33,16 +34,17 @@ class Redactor:
         return self._known
 
     def add(self, *values: str) -> None:
-        """Know these values from now on. One that is added twice has to be removed twice."""
+        """Know these values from now on. Idempotent, and quick where all are known."""
         with self._changing:
-            self._counts += Counter(values)
-            self._known = KnownValues(self._counts)
+            if new := {value: forms_of(value) for value in values if value not in self._forms}:
+                self._forms |= new
+                self._known = KnownValues(chain.from_iterable(self._forms.values()))
 
     def remove(self, *values: str) -> None:
-        """Forget values, unless somebody else added them too. Unknown ones are no error."""
+        """Forget values that are no secret any more. Unknown ones are no error."""
         with self._changing:
-            self._counts -= Counter(values)
-            self._known = KnownValues(self._counts)
+            if [value for value in values if self._forms.pop(value, None) is not None]:
+                self._known = KnownValues(chain.from_iterable(self._forms.values()))
 
     def redact(self, text: str) -> str:
         """The text without secrets. Text without any comes back as the same object."""

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cnap_runner.telemetry.known_values import forms_of
 from cnap_runner.telemetry.redaction import REPLACEMENT, Redactor, StreamRedactor
 
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=6, max_size=40).filter(
@@ -76,14 +77,41 @@ def test_the_longest_value_wins() -> None:
 
 
 def test_values_come_and_go() -> None:
-    """A value is known from `add` to the last `remove`; one that was added twice is removed twice."""
+    """A value is known from `add` to `remove`, however often it was added."""
     redactor = Redactor()
     redactor.add("the-value", "another-value")
     redactor.add("the-value")
-    redactor.remove("the-value", "never added")
     assert redactor.redact("the-value another-value") == f"{REPLACEMENT} {REPLACEMENT}"
-    redactor.remove("the-value")
+    redactor.remove("the-value", "never added")
     assert redactor.redact("the-value another-value") == f"the-value {REPLACEMENT}"
+
+
+def test_what_is_known_already_changes_nothing() -> None:
+    """A known value is not made ready anew: each call of a server's client adds its password."""
+    redactor = Redactor(["the-value"])
+    known = redactor.known
+    redactor.add("the-value")
+    redactor.remove("never added")
+    assert redactor.known is known
+
+
+@given(
+    values=st.lists(st.text("ab", min_size=6, max_size=12), min_size=1, max_size=6),
+    text=st.text("ab", max_size=40),
+)
+def test_every_place_of_every_value_is_found(values: list[str], text: str) -> None:
+    """What is found is what a plain search for each form at each place finds."""
+    forms = {form for value in values for form in forms_of(value)}
+    hidden = {
+        place
+        for form in forms
+        for at in range(len(text))
+        if text.startswith(form, at)
+        for place in range(at, at + len(form))
+    }
+    spans = Redactor(values).known.spans(text)
+    assert {place for start, end in spans for place in range(start, end)} == hidden
+    assert spans == sorted(spans)
 
 
 def test_short_values_are_left() -> None:
