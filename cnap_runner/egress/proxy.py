@@ -22,15 +22,24 @@ from cnap_runner.egress.reaching import Outside, Refused
 from cnap_runner.egress.rulebook import Entries, Entry, Rulebook
 from cnap_runner.egress.rules import Rule, find_rule
 
-_GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError)
+_GONE = (
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    anyio.TypedAttributeLookupError,  # of a connection that was reset before it was looked at
+    OSError,
+)
 _LAST_READ_SECONDS = 1.0
+_TOLD_WHY = 16
+"""Connections beyond its share that a client is told why; the others are closed without a word, or telling them would be its own flood."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyLimits:
     """What all clients together and each of them may take."""
 
-    connections: int = 1024
+    connections: int = 1536
+    """Each takes two of the process's open files."""
     connections_per_client: int = 128
     head_time: timedelta = timedelta(seconds=15)
     """From a connection's start until its request's headers are there."""
@@ -93,18 +102,26 @@ class Proxy:
 
     async def handle(self, client: anyio.abc.SocketStream) -> None:
         """Serve one connection to its end. Never raises: one client's trouble is not another's."""
-        address = str(client.extra(anyio.abc.SocketAttribute.remote_address)[0])  # noqa: S610 - no database
         async with client:
             with contextlib.suppress(*_GONE):
-                try:
-                    with self._counted(address):
-                        await self._serve(client, address)
-                except Refused as answer:
-                    await _send_refusal(client, answer)
-                except _GONE:
-                    return
-                except Exception:  # noqa: BLE001 - a defect met by one client must not end the proxy for all
-                    self._log.exception("connection_failed", client=address)
+                address = str(client.extra(anyio.abc.SocketAttribute.remote_address)[0])  # noqa: S610 - no database
+                if self._has_room(address, beyond=_TOLD_WHY):
+                    await self._answer(client, address)
+
+    async def _answer(self, client: anyio.abc.SocketStream, address: str) -> None:
+        has_room = self._has_room(address)
+        with self._counted(address):
+            try:
+                if has_room:
+                    await self._serve(client, address)
+                else:
+                    await _send_refusal(client, Refused(503, "too many connections are open."))
+            except Refused as answer:
+                await _send_refusal(client, answer)
+            except _GONE:
+                return
+            except Exception:  # noqa: BLE001 - a defect met by one client must not end the proxy for all
+                self._log.exception("connection_failed", client=address)
 
     async def _serve(self, client: anyio.abc.SocketStream, address: str) -> None:
         side = ClientSide(client)
@@ -138,13 +155,12 @@ class Proxy:
             self._stamp, self._entries = stamp, self._book.entries()
         return self._entries
 
+    def _has_room(self, address: str, *, beyond: int = 0) -> bool:
+        limits, taken = self._limits, self._clients
+        return taken.total() < limits.connections + beyond and taken[address] < limits.connections_per_client + beyond
+
     @contextlib.contextmanager
     def _counted(self, address: str) -> Iterator[None]:
-        if (
-            self._clients.total() >= self._limits.connections
-            or self._clients[address] >= self._limits.connections_per_client
-        ):
-            raise Refused(503, "too many connections are open.")
         self._clients[address] += 1
         try:
             yield

@@ -11,10 +11,11 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import anyio
 import anyio.abc
@@ -33,6 +34,7 @@ LINGER = timedelta(minutes=10)
 READY = b"ready"
 _LOOK_SECONDS = 1.0
 _OPEN_FILES = 4096
+_ACCEPT_PAUSE_SECONDS = 0.1
 _LOCK_TRIES, _LOCK_PAUSE_SECONDS = 20, 0.02
 
 
@@ -81,7 +83,7 @@ async def _serve(folder: Path, wanted: ProxyState, ready: int, log: structlog.st
             port = int(listener.extra(anyio.abc.SocketAttribute.local_port))  # noqa: S610 - no database
             write_state(folder, replace(wanted, port=port, pid=os.getpid()))
             become_nobody(folder)
-            tasks.start_soon(listener.serve, proxy.handle)
+            tasks.start_soon(_accept, listener, proxy.handle)
             log.info("proxy_started", address=wanted.address, port=port, pid=os.getpid())
             os.write(ready, READY)
             os.close(ready)
@@ -91,13 +93,32 @@ async def _serve(folder: Path, wanted: ProxyState, ready: int, log: structlog.st
     log.info("proxy_ended")
 
 
-async def _listen(folder: Path, address: str) -> anyio.abc.Listener[anyio.abc.SocketStream]:
+async def _accept(
+    listener: anyio.abc.SocketListener, handle: Callable[[anyio.abc.SocketStream], Coroutine[Any, Any, None]]
+) -> None:
+    """Hand on connections for ever. One that cannot be accepted (too many files are open, it was reset) must not end the others."""
+    async with anyio.create_task_group() as clients:
+        while True:
+            try:
+                client = await listener.accept()
+            except OSError:
+                await anyio.sleep(_ACCEPT_PAUSE_SECONDS)
+            else:
+                clients.start_soon(handle, client)
+
+
+async def _listen(folder: Path, address: str) -> anyio.abc.SocketListener:
     """Listen where the proxy before did, because living instances were told its port; on another where that is taken."""
     before = read_state(folder)
     if before is not None and before.address == address:
         with contextlib.suppress(OSError):
-            return await anyio.create_tcp_listener(local_host=address, local_port=before.port, reuse_port=False)
-    return await anyio.create_tcp_listener(local_host=address, local_port=0)
+            return await _listen_at(address, before.port)
+    return await _listen_at(address, 0)
+
+
+async def _listen_at(address: str, port: int) -> anyio.abc.SocketListener:
+    (listener,) = (await anyio.create_tcp_listener(local_host=address, local_port=port)).listeners
+    return cast("anyio.abc.SocketListener", listener)
 
 
 async def _end_on_signal(signals: object, scope: anyio.CancelScope) -> None:

@@ -109,6 +109,23 @@ def test_killed_proxy_comes_back_at_its_port(folder: Path) -> None:
     assert second.pid != first.pid
 
 
+def test_proxy_without_open_files_left_goes_on_later(folder: Path) -> None:
+    """More connections than the process may have open files do not end it: when some are gone it answers again."""
+    code = (
+        "import resource; from pathlib import Path; from cnap_runner.egress.process import ensure_proxy; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)); ensure_proxy(Path({str(folder)!r}), address={HOST!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    state = living_proxy(folder)
+    assert state is not None
+    clients = [socket.create_connection((HOST, state.port)) for _ in range(40)]
+    time.sleep(0.3)
+    for client in clients:
+        client.close()
+    assert b"nothing is allowed from this address" in ask(state.port)
+    assert living_proxy(folder) == state
+
+
 def test_taken_port_is_given_up(folder: Path) -> None:
     """Where somebody else has taken the port meanwhile, the proxy listens at another."""
     first = ensure_proxy(folder, address=HOST)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from typing import Any
 
 import anyio
@@ -177,6 +179,26 @@ async def test_one_client_takes_no_more_than_its_share(bench: Any) -> None:
         assert status(await bench.ask(connect("b.example", 443))) == 503
     while bench.proxy._clients.total() != 0:
         await anyio.sleep(0.01)
+    assert status(await bench.ask(connect("b.example", 443))) == 403
+
+
+@pytest.mark.parametrize("limits", [ProxyLimits(connections_per_client=2)])
+async def test_flood_is_not_answered(bench: Any) -> None:
+    """Telling a client that it has too many connections is bounded too: what is beyond is closed without a word."""
+    streams = [await bench.connect() for _ in range(40)]
+    while bench.proxy._clients.total() < 18:
+        await anyio.sleep(0.01)
+    assert await bench.read_all(streams[-1]) == b""
+    assert bench.proxy._clients.total() <= 18
+    for stream in streams:
+        await stream.aclose()
+
+
+async def test_connection_that_was_reset_early_harms_nobody(bench: Any) -> None:
+    """A client that is gone before it was looked at does not end the proxy for all."""
+    for _ in range(20):
+        with socket.create_connection((HOST, bench.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     assert status(await bench.ask(connect("b.example", 443))) == 403
 
 
