@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO, NoReturn, Self
 
 from cnap_runner.errors import ArchiveInvalid
 from cnap_runner.runner.archives.listener import ArchiveListener
@@ -64,6 +64,13 @@ class _Member(tarfile.TarInfo):
         elif member.type not in _KINDS:
             raise ArchiveInvalid(f"The archive holds {member.name[:200]!r}, which is no file, folder or link.")
         return member
+
+    def _refuse_sparse(self, *_: object) -> NoReturn:
+        """Refuse what the library would make a map of in memory, as long as the archive says: an archive of kilobytes can say gigabytes."""
+        raise ArchiveInvalid("The archive holds a sparse file.")
+
+    # The library's names for reading the maps of all three newer formats of GNU tar.
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +173,7 @@ class _Unpacker:
 
     def add(self, member: tarfile.TarInfo) -> None:
         """Write one member, or keep a link for the end."""
-        if self.should_stop():
-            raise Stopped
+        self._stop_here()
         if member.name == END:
             self.is_complete = True
             if _read_whole(self.archive, member, at_most=MAX_HEADER) != self._tally.to_json():
@@ -194,12 +200,17 @@ class _Unpacker:
         made = [link for link in self._links if self._make_link(*link)]
         # Links may lead over others, so only when all are there does the file system know where each ends.
         for name, to in made:
+            self._stop_here()
             if not _is_below(os.path.realpath(self._path_of(name)), os.path.realpath(self.target.trees[name.parts[0]])):
                 self._path_of(name).unlink()
                 self._say_left_out(name, to)
         for path, mode, at in reversed(self._folders):
             path.chmod(mode)
             _set_time(path, at)
+
+    def _stop_here(self) -> None:
+        if self.should_stop():
+            raise Stopped
 
     def _check_room(self, size: int) -> None:
         self._promised += size
@@ -228,8 +239,7 @@ class _Unpacker:
         contents = _contents(self.archive, member)
         with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
             while piece := contents.read(PIECE):
-                if self.should_stop():
-                    raise Stopped
+                self._stop_here()
                 file.write(piece)
                 self._tally.add(piece)
                 self.listener.on_progress(self._tally.bytes, max(self.manifest.size_bytes, self._tally.bytes))
@@ -239,6 +249,7 @@ class _Unpacker:
         _set_time(path, member.mtime)
 
     def _make_link(self, name: PurePosixPath, to: str) -> bool:
+        self._stop_here()
         if PurePosixPath(to).is_absolute():
             self._say_left_out(name, to)
             return False

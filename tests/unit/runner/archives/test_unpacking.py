@@ -17,6 +17,7 @@ import pytest
 from cnap_runner.errors import ArchiveInvalid
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import END, MANIFEST, Entry, Manifest, Tally
+from cnap_runner.runner.archives.packing import Stopped
 from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
 
 MIB = 1 << 20
@@ -186,6 +187,22 @@ def test_a_sparse_file_in_the_newer_format_is_refused(tmp_path: Path, unpacked: 
     )
     with pytest.raises(ArchiveInvalid):
         unpacked(archive(tmp_path, folder("workspace"), (hollow, data.ljust(512, b"\0"))))
+
+
+def test_map_of_a_sparse_file_is_not_read(tmp_path: Path, unpacked: Callable[[Path], Path]) -> None:
+    """Its length is what the archive says, and it would be in memory as a whole: it is refused before a number of it is read."""
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+    endless = file("workspace/hollow", b"9999999999\n" + b"1\n" * (1 << 20), pax_headers=sparse)
+    with pytest.raises(ArchiveInvalid, match="a sparse file"):
+        unpacked(archive(tmp_path, folder("workspace"), endless))
+
+
+def test_links_can_be_stopped(tmp_path: Path, target: Target, heard: Heard) -> None:
+    """Finding out where links lead may take long; whoever cancels an import is heard there too."""
+    looks = iter([False] * 4)
+    many = [link(f"workspace/{number}", "x") for number in range(3)]
+    with pytest.raises(Stopped):
+        unpack(archive(tmp_path, *many), target, listener=heard, should_stop=lambda: next(looks, True))
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path, unpacked: Callable[[Path], Path]) -> None:
