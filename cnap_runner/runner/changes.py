@@ -156,10 +156,10 @@ class Changes:
         await install.backend.deliver(live.ref, secrets=given.archive(install.password_of(live.ref.instance_id)))
         await anyio.to_thread.run_sync(write_settings, self._folders(live.agent_id).settings, given.files)
         await live.client.dispose()
-        # The server ends the streams that stood; the next turn opens one, whether we have heard of it or not.
-        await live.events.aclose()
-        live.events = install.events_of(live.client)
+        # The server ends the streams that stood; the next turn opens one, whether we have heard of it or not, and whatever comes in between.
+        ended, live.events = live.events, install.events_of(live.client)
         live.last_turn = None  # What is remembered of it may not hold for a server that begins anew.
+        await ended.aclose()
         await wait_until_ready(live.client, timeout=install.settings.health_timeout, died=live.life.died)
 
     def _folders(self, agent_id: str) -> AgentFolders:

@@ -40,9 +40,6 @@ from cnap_runner.telemetry.logging import get_logger
 
 CLEAN_UP = timedelta(seconds=15)
 PLACE_POLL_SECONDS = 0.25
-LAST_WORDS = 5
-"""Lines of an instance's output that are quoted when it ends at once."""
-
 _USABLE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
 
 _log = get_logger(__name__)
@@ -179,8 +176,7 @@ class Instances:
         """Remove every instance of an agent from the backend."""
         await self._forget(agent_id)
         for ref in await self._refs_of(agent_id):
-            await self._install.backend.remove(ref, grace=self._install.settings.stop_timeout)
-            await self._reach.forget({ref.instance_id})
+            await self._remove(ref)
 
     async def aclose(self) -> None:
         """Close all streams and clients. Instances stay as they are."""
@@ -248,18 +244,18 @@ class Instances:
             await self._remove_remains(record)
             await seed_at_start(install, spec)
             await refuse_plugins(spec, install.settings.data_dir)
-            live = await self._boot(plan)
+            live = await self._remember(await self._boot(plan))
+            ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
+            ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
+            await install.save_runner(ready)
         except BaseException as error:
             async with shielded(CLEAN_UP):
                 await self._give_up(starting, error)
             raise
-        ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
-        ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
-        await install.save_runner(ready)
         _log.info(
             "instance_started", agent_id=spec.agent_id, instance_id=ready.instance_id, generation=ready.generation
         )
-        return await self._remember(live), ready
+        return live, ready
 
     async def _boot(self, plan: Plan) -> LiveInstance:
         life = self._starting[plan.wanted.instance_id] = Life()
@@ -288,10 +284,17 @@ class Instances:
         """
         await self._forget(record.agent_id)
         if record.ref is not None:
-            await self._install.backend.remove(record.ref, grace=self._install.settings.stop_timeout)
-            await self._reach.forget({record.ref.instance_id})
+            await self._remove(record.ref)
         elif record.generation > 0:
             await self.remove_all(record.agent_id)
+
+    async def _remove(self, ref: InstanceRef) -> None:
+        install = self._install
+        await install.backend.remove(ref, grace=install.settings.stop_timeout)
+        await self._reach.forget({ref.instance_id})
+        install.redactor.remove(
+            install.password_of(ref.instance_id)
+        )  # It opens nothing any more; else they only grew in number.
 
     async def _refs_of(self, agent_id: str) -> list[InstanceRef]:
         seen = await self._install.backend.list_instances(self._install.install_id)

@@ -19,7 +19,6 @@ from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
-from cnap_runner.model.runner import LIVE_STATUSES
 from cnap_runner.model.workspace import Mended, WorkspaceInfo
 from cnap_runner.runner import workspaces
 from cnap_runner.runner.archives.arriving import import_agent
@@ -81,9 +80,10 @@ class RunnerManager:
     async def create_runner(self, spec: AgentSpec) -> Runner:
         """Make an agent known, or replace the whole spec of a known one; return its runner. Idempotent; starts nothing.
 
-        A new list of what it may reach applies at once, what else changed at the next moment without a turn: to an idle agent at once, though for no longer than some seconds, else before
-        its next turn; see `Runner.pending_changes`. Raises `InvalidInput` for settings that are known to be wrong, and `NotSupportedYet` for a field whose effect is not built yet.
-        A secret that is written out in the spec goes to the vault, with a `SecretWarning`; the spec that is stored names it.
+        A new list of what it may reach applies at once, what else changed at the next moment without a turn: to an idle agent at once,
+        though for no longer than some seconds, else before its next turn; see `Runner.pending_changes`. A secret that is written out in
+        the spec goes to the vault, with a `SecretWarning`; the spec that is stored names it. Raises `InvalidInput` for settings that are
+        known to be wrong, and `NotSupportedYet` for a field whose effect is not built yet.
         """
         parts = self._usable()
         self._check(spec)
@@ -226,14 +226,13 @@ class RunnerManager:
     # --- secrets --------------------------------------------------------------------------------------------------------
 
     async def rotate_secrets(self, agent_id: str) -> None:
-        """Read the agent's secrets anew and give them to its live instance, which goes on; in a turn: after it. Without one, nothing happens.
+        """Read the agent's secrets anew and give them to its live instance, which goes on. Without one, nothing happens.
 
-        Raises `SecretUnavailable` for one that has no value any more; the instance then keeps what it has.
+        In a turn, or while it starts: after that. Raises `SecretUnavailable` for one that has no value any more; the instance then keeps what it has.
         """
         parts = self._usable()
-        row = await parts.install.store.get_agent(check_id(agent_id))
-        if row.runner.status not in LIVE_STATUSES:
-            return
+        await parts.install.store.get_agent(check_id(agent_id))
+        # Without an instance too: one that is about to start may have been given what was there before.
         async with parts.leased(agent_id, "rotate"):
             await parts.instances.catch_up(await parts.install.store.get_agent(agent_id), is_rotation=True)
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from cnap_runner.errors import ServerError, ServerNotReady
+from cnap_runner.errors import ServerNotReady, ServerUnreachable
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.configuration import mapping
+from cnap_runner.runner.error_redaction import redacted_errors
 from cnap_runner.runner.install import Install
 from cnap_runner.store.base import AgentRow
 
@@ -21,16 +22,20 @@ LONGEST_WAIT = timedelta(seconds=25)
 async def mcp_states(
     install: Install, row: AgentRow, config: Mapping[str, Any], *, timeout: timedelta
 ) -> list[McpState]:
-    """Ask a live server, without the agent's lease: it may be in a turn. Known secrets in its errors are redacted."""
+    """Ask a live server, without the agent's lease: it may be in a turn. Known secrets in its errors are redacted.
+
+    Raises `ServerError` for one that answers with an error.
+    """
     record = row.runner
     if record.status not in {RunnerStatus.READY, RunnerStatus.RUNNING} or not record.endpoint or not record.instance_id:
         return _configured(config, "not_running")
     try:
-        async with install.client_for(record.endpoint, record.instance_id) as client:
-            states = await client.mcp(timeout=min(timeout, LONGEST_WAIT))
+        with redacted_errors(install.redactor):
+            async with install.client_for(record.endpoint, record.instance_id) as client:
+                states = await client.mcp(timeout=min(timeout, LONGEST_WAIT))
     except ServerNotReady:
         return _configured(config, "starting")
-    except ServerError:
+    except ServerUnreachable:
         return _configured(config, "not_running")
     return [replace(state, error=state.error and install.redactor.redact(state.error)) for state in states]
 

@@ -126,11 +126,11 @@ class Runner:
         """Tell how the agent's MCP servers are, by name. Starts nothing: without a live instance they are ``not_running``.
 
         One that is still being connected after ``timeout``, which is 25 s at most, makes all of them ``starting``: OpenCode answers when
-        the slowest is through.
+        the slowest is through. Raises `ServerError` where the server answers with an error.
         """
         parts = self._usable()
         row = await parts.install.store.get_agent(self.agent_id)
-        await parts.instances.known_secrets.learn(self.agent_id)
+        await parts.instances.known_secrets.keep_up(row)
         return await mcp_states(parts.install, row, parts.instances.planner.configuration(row.spec), timeout=timeout)
 
     async def pending_changes(self) -> list[PendingChange]:

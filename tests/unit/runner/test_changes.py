@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
-from cnap_runner.errors import EngineUnavailable, InvalidInput, SecretUnavailable
+from cnap_runner.errors import EngineUnavailable, InvalidInput, SecretUnavailable, ServerRejected, StoreBusy
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.changes import PendingChange
@@ -233,3 +233,104 @@ async def test_settings_known_to_be_wrong_are_refused_at_once(manager: RunnerMan
     with pytest.raises(InvalidInput, match=r"opencode\.provider\.x is no object"):
         await manager.create_runner(with_(spec, opencode={"provider": {"x": "y"}}))
     assert await manager.list_runners() == []
+
+
+async def test_a_rotation_waits_for_an_instance_that_starts(
+    house: Any, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that waits for its place has read its secrets already: the rotation comes after it, not to nothing."""
+    monkeypatch.setenv("ROTATING", "value-number-one")
+    keyed = with_(spec, opencode={"provider": {"fake": {"options": {"apiKey": "${ROTATING}"}}}})
+    async with house.manager(max_containers=1) as manager:
+        await manager.create_runner(with_(spec, agent_id="bob"))
+        await manager.start_runner("bob")
+        runner = await manager.create_runner(keyed)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run, ask())
+            while await manager._usable().install.store.get_lease("alice") is None:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.3)
+            monkeypatch.setenv("ROTATING", "value-number-two")
+            tasks.start_soon(manager.rotate_secrets, "alice")
+            await anyio.sleep(0.1)
+            await manager.stop_runner("bob")
+        assert instance_of(house).files.secrets["env-ROTATING"] == b"value-number-two"
+        assert (house.starts, disposals(house)) == (["bob", "alice"], 1)
+
+
+async def test_a_change_that_is_given_up_leaves_a_stream_that_works(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """Cancelled while the old stream is being closed: the next turn has one of its own, whoever ended the change."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    live = manager._usable().instances.last_used("alice")
+    assert live is not None
+    closing, close = anyio.Event(), live.events.aclose
+
+    async def close_slowly() -> None:
+        await close()
+        closing.set()
+        await anyio.sleep_forever()
+
+    live.events.aclose = close_slowly  # type: ignore[method-assign]
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(manager.create_runner, with_(spec, opencode={"username": "x"}))
+        await closing.wait()
+        tasks.cancel_scope.cancel()
+    parts = manager._usable()
+    row = await parts.install.store.get_agent("alice")
+    assert row.runner.settings_hash is None
+    async with parts.leased("alice", "test"):  # as another manager that finished the change would leave it
+        target = parts.instances.planner.target(row.spec)
+        await parts.install.save_runner(row.runner.settled(settings_hash=target.settings_hash, limits=target.limits))
+    assert (await runner.run(ask())).success
+    assert (house.starts, disposals(house)) == (["alice"], 1)
+
+
+async def test_a_start_that_cannot_be_recorded_leaves_nothing(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that is ready and of which the store does not say so would keep its place for ever."""
+    runner = await manager.create_runner(spec)
+    install = manager._usable().install
+    save = install.store.save_runner
+
+    async def refuse_ready(record: RunnerRecord, *, manager_id: str) -> None:
+        if record.status is RunnerStatus.READY:
+            raise StoreBusy("The disk is busy.")
+        await save(record, manager_id=manager_id)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(install.store, "save_runner", refuse_ready)
+        with pytest.raises(StoreBusy):
+            await runner.run(ask())
+    assert (runner.status, house.backend._instances) == (RunnerStatus.FAILED, {})
+    assert (await runner.run(ask())).success
+
+
+async def test_an_instance_that_is_gone_leaves_no_password_to_look_for(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """The redactor of a manager that lives for months does not grow with each start."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    install = manager._usable().install
+    first = install.password_of(runner.record.instance_id or "")
+    assert first not in install.redactor.redact(first)
+    await manager.stop_runner("alice")
+    await runner.run(ask())
+    second = install.password_of(runner.record.instance_id or "")
+    assert (first in install.redactor.redact(first), second in install.redactor.redact(second)) == (True, False)
+
+
+async def test_a_server_that_fails_is_not_called_gone(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """What it answers instead of the states of its MCP servers is raised."""
+    house.make_server = MisreadingOpenCode
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    await house.servers["alice"].dispose()
+    with pytest.raises(ServerRejected, match="cannot read its settings"):
+        await runner.mcp()
