@@ -20,6 +20,7 @@ from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import QuotaExceeded, RunnerError
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.decisions import MIB, DiskFinding, DiskLimits, is_growing, judge_disk, pause_between_measurements
+from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.disk import DiskUse, free_bytes, measure
 from cnap_runner.runner.install import Install
@@ -28,6 +29,10 @@ from cnap_runner.telemetry.logging import get_logger
 
 LOOK_SECONDS = 1.0
 """How often the disk is looked at while turns run."""
+IDLE_LOOK_SECONDS = 5.0
+"""How often while none runs: what an agent left running in the background may write."""
+NOTICED_BYTES = 256 * MIB
+"""What the disk must lose for agents between turns to be measured."""
 BELIEVED_SECONDS = 60.0
 """Longest time that a measurement is believed while nobody works; a process in the background may write."""
 FIRST_PATIENCE = 20.0
@@ -39,6 +44,9 @@ SETTLE_SECONDS = 2.0
 FREEZE = timedelta(seconds=10)
 """Longest time to freeze an instance, and to thaw it."""
 MEASURED_AT_ONCE = 2
+
+_ENDING = frozenset({DiskFinding.OVER_CEILING, DiskFinding.DISK_NEARLY_FULL})
+"""What is not waited out."""
 
 Stop = Callable[[str, str, str], Awaitable[None]]
 """Ends an agent's instance: agent id, instance id, reason."""
@@ -81,8 +89,10 @@ class Quota:
     _agents: dict[str, _Agent] = field(default_factory=dict)
     _free: int = 0
     _looked: float = -math.inf
+    _free_when_fine: int = 0
+    """The most that was free since agents between turns were measured for what the disk lost."""
     _halted: set[str] = field(default_factory=set)
-    """Runs that are being ended."""
+    """Runs that are being ended, and instances between turns that are being judged."""
     _limiter: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(MEASURED_AT_ONCE))
 
     # --- before a turn --------------------------------------------------------------------------------------------------
@@ -115,7 +125,7 @@ class Quota:
     # --- during turns ---------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Look at the turns under way each second, and end those that pass a limit. Runs until cancelled."""
+        """Look at the turns under way each second, and end those that pass a limit; less often at agents between turns. Runs until cancelled."""
         while True:
             await anyio.sleep(LOOK_SECONDS)
             runs = [active for active in self.active if self._is_watched(active)]
@@ -123,6 +133,7 @@ class Quota:
                 await self._look(at_most_old=0)
             for active in runs:
                 await self._watch_one(active)
+            await self._watch_idle()
 
     def _is_watched(self, active: ActiveRun) -> bool:
         is_at_work = active.run.state.is_sent and active.instance_id is not None and active.interruption is None
@@ -136,7 +147,7 @@ class Quota:
         if agent.is_due(anyio.current_time()):
             self._begin(agent_id, agent)
         finding = self._judge(agent)
-        if finding in {DiskFinding.OVER_CEILING, DiskFinding.DISK_NEARLY_FULL}:
+        if finding in _ENDING:
             self._halted.add(active.run.run_id)
             self.tasks.start_soon(self._halt, active, agent, finding)
 
@@ -157,17 +168,53 @@ class Quota:
         finally:
             self._halted.discard(active.run.run_id)
 
+    # --- between turns --------------------------------------------------------------------------------------------------
+
+    async def _watch_idle(self) -> None:
+        """Look for who fills the disk without a turn, once it has lost so much."""
+        known = [self.install.known.get(agent_id) for agent_id in self._agents]
+        idle = [record for record in known if record is not None and record.status is RunnerStatus.READY]
+        if not idle:
+            return
+        await self._look(at_most_old=IDLE_LOOK_SECONDS)
+        self._free_when_fine = max(self._free_when_fine, self._free)
+        if self._free_when_fine - self._free < NOTICED_BYTES:
+            return
+        self._free_when_fine = self._free
+        for record in idle:
+            if record.instance_id is not None and record.instance_id not in self._halted:
+                self._halted.add(record.instance_id)
+                self.tasks.start_soon(self._judge_idle, record.agent_id, record.instance_id)
+
+    async def _judge_idle(self, agent_id: str, instance_id: str) -> None:
+        """Stop an instance that goes on writing beyond a limit, without a turn that could be aborted."""
+        agent = self._agent(agent_id)
+        try:
+            await self._measured(agent_id, agent)
+            finding = self._judge(agent)
+            if finding in _ENDING and await self._goes_on(agent_id, agent):
+                words = self._words(agent_id, agent, finding).rstrip(".")
+                await self.stop(agent_id, instance_id, f"its processes went on writing without a turn: {words}")
+        except RunnerError as error:
+            _log.warning("quota_not_kept", agent_id=agent_id, error=str(error))
+        finally:
+            self._halted.discard(instance_id)
+
+    # --- ending ---------------------------------------------------------------------------------------------------------
+
     async def _freeze_and_leave(self, active: ActiveRun, reason: str) -> None:
         """Freeze, let the run know, and thaw: only a server that runs can abort its turn. The runner's status stays as it is."""
         backend, ref = self.install.backend, (await self.install.store.get_agent(active.run.agent_id)).runner.ref
         can_freeze = backend.capabilities.can_pause and ref is not None and ref.instance_id == active.instance_id
         try:
             if can_freeze and ref is not None:
-                # Never left frozen, whatever comes in between.
-                async with shielded(FREEZE):
-                    await backend.pause(ref)
-                async with shielded(FREEZE):
-                    await backend.resume(ref)
+                try:
+                    async with shielded(FREEZE):
+                        await backend.pause(ref)
+                finally:
+                    # Never left frozen, whatever comes in between; a freeze that is said to have failed may have happened.
+                    async with shielded(FREEZE):
+                        await backend.resume(ref)
         finally:
             active.interrupt(Interruption.QUOTA, reason)
 

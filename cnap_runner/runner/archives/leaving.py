@@ -16,7 +16,7 @@ import anyio.to_thread
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InstanceExited, InstanceNotFound
 from cnap_runner.model.ids import check_id
-from cnap_runner.model.instance import InstanceStatus
+from cnap_runner.model.instance import InstanceRef, InstanceStatus
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.archives.circumstances import in_thread, opencode_version, workspace_path
 from cnap_runner.runner.archives.listener import ArchiveListener
@@ -70,17 +70,21 @@ async def _frozen(install: Install, record: RunnerRecord) -> AsyncIterator[None]
     """Freeze the agent's instance, where one runs, and thaw it again whatever happens."""
     gone = (InstanceNotFound, InstanceExited)
     ref = record.ref
-    if ref is not None:
-        try:
-            is_running = (await install.backend.inspect(ref)).status is InstanceStatus.RUNNING
-            if is_running:
-                await install.backend.pause(ref)
-        except gone:
-            is_running = False
+    if ref is None or not await _is_running(install, ref):
+        yield
+        return
     try:
+        with contextlib.suppress(*gone):
+            await install.backend.pause(ref)
         yield
     finally:
-        if ref is not None and is_running:
-            async with shielded(install.settings.stop_timeout):
-                with contextlib.suppress(*gone):
-                    await install.backend.resume(ref)
+        # Also where the freeze is said to have failed, or was not waited for: it may have happened all the same.
+        async with shielded(install.settings.stop_timeout):
+            with contextlib.suppress(*gone):
+                await install.backend.resume(ref)
+
+
+async def _is_running(install: Install, ref: InstanceRef) -> bool:
+    with contextlib.suppress(InstanceNotFound):
+        return (await install.backend.inspect(ref)).status is InstanceStatus.RUNNING
+    return False

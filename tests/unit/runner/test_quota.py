@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, Resources, RunnerManager, RunnerStatus, RunRequest
-from cnap_runner.errors import QuotaExceeded
+from cnap_runner.errors import BackendError, QuotaExceeded
+from cnap_runner.model.instance import InstanceStatus
 from cnap_runner.runner import disk, quota
 from cnap_runner.runner.quota import in_words
 from cnap_runner.testing.fake_opencode import Hold, Say
@@ -135,6 +136,24 @@ async def test_a_turn_that_passes_the_ceiling_is_frozen_and_aborted(
     assert (await manager.get_runner("alice")).status is RunnerStatus.READY
 
 
+async def test_a_freeze_whose_answer_was_lost_is_taken_back(
+    manager: RunnerManager, house: Any, small: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A freeze that is said to have failed may have happened: the turn ends all the same, and nothing stays frozen."""
+    pause = house.backend.pause
+
+    async def lost(ref: Any) -> None:
+        await pause(ref)
+        raise BackendError("no answer came")
+
+    monkeypatch.setattr(house.backend, "pause", lost)
+    await manager.create_runner(small)
+    house.script([Hold()])
+    result = await grow_during(manager, house, ask, 30)
+    assert result.error.code == "quota_exceeded"
+    assert [instance.status for instance in house.backend._instances.values()] == [InstanceStatus.RUNNING]
+
+
 async def test_what_goes_on_growing_after_its_turn_is_stopped(
     manager: RunnerManager, house: Any, small: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +168,34 @@ async def test_what_goes_on_growing_after_its_turn_is_stopped(
             fill(house.data_dir / "workspace" / "alice", 2, name="background")
             await anyio.sleep(0.1)
     assert "went on writing" in str((await manager.get_runner("alice")).record.reason)
+
+
+@pytest.mark.parametrize("is_writing", [True, False])
+async def test_who_fills_the_disk_between_turns_is_stopped(
+    manager: RunnerManager, house: Any, small: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch, *, is_writing: bool
+) -> None:
+    """A process that outlives its turn writes where nobody waits for anything. One that only has much, and writes no more, stays."""
+    for name, value in (
+        ("LOOK_SECONDS", 0.05),
+        ("IDLE_LOOK_SECONDS", 0.05),
+        ("NOTICED_BYTES", MIB),
+        ("SETTLE_SECONDS", 0.3),
+    ):
+        monkeypatch.setattr(quota, name, value)
+    room = [10**12]
+    monkeypatch.setattr(quota, "free_bytes", lambda _: room[0])
+    await manager.create_runner(small)
+    assert (await (await manager.get_runner("alice")).run(ask())).success
+    fill(house.data_dir / "workspace" / "alice", 30)
+    with anyio.move_on_after(20 if is_writing else 1):
+        while (await manager.get_runner("alice")).status is not RunnerStatus.STOPPED:
+            room[0] -= 4 * MIB
+            if is_writing:
+                fill(house.data_dir / "workspace" / "alice", 4, name="background")
+            await anyio.sleep(0.1)
+    record = (await manager.get_runner("alice")).record
+    assert record.status is (RunnerStatus.STOPPED if is_writing else RunnerStatus.READY)
+    assert ("went on writing without a turn" in str(record.reason)) == is_writing
 
 
 async def test_a_nearly_full_disk_ends_turns_and_begins_none(

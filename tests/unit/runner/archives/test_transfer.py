@@ -15,7 +15,14 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, Settings, wiring
-from cnap_runner.errors import ArchiveInvalid, ConflictError, InsufficientResources, RunnerError, RunnerNotFound
+from cnap_runner.errors import (
+    ArchiveInvalid,
+    BackendError,
+    ConflictError,
+    InsufficientResources,
+    RunnerError,
+    RunnerNotFound,
+)
 from cnap_runner.model.instance import InstanceStatus, Layout
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.testing import FakeBackend
@@ -327,6 +334,24 @@ async def test_a_cancelled_export_leaves_nothing(
     assert scope.cancelled_caught
     assert [path.name for path in tmp_path.iterdir() if "alice" in path.name] == []
     assert (await runner.run(ask())).success
+
+
+async def test_a_freeze_whose_answer_was_lost_is_taken_back(
+    manager: RunnerManager, house: Any, spec: AgentSpec, file: Path, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The export fails, and the agent does not stay frozen for it."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    pause = house.backend.pause
+
+    async def lost(ref: Any) -> None:
+        await pause(ref)
+        raise BackendError("no answer came")
+
+    monkeypatch.setattr(house.backend, "pause", lost)
+    with pytest.raises(BackendError):
+        await manager.export_agent("alice", file)
+    assert [instance.status for instance in house.backend._instances.values()] == [InstanceStatus.RUNNING]
 
 
 async def test_a_spec_that_cannot_work_here_is_refused_before_anything_is_unpacked(
