@@ -30,10 +30,17 @@ LAST_WORDS = 5
 
 @dataclass(slots=True)
 class Life:
-    """Whether an instance has ended, as the watch saw it."""
+    """What became of an instance, as the watch saw it."""
 
     died: anyio.Event = field(default_factory=anyio.Event)
     reason: str = ""
+    is_frozen: bool = False
+    """Whoever froze it may have been killed before thawing it."""
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether nothing is known that keeps its server from answering."""
+        return not self.died.is_set() and not self.is_frozen
 
 
 @dataclass(frozen=True, slots=True)

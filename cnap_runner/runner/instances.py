@@ -46,7 +46,7 @@ _log = get_logger(__name__)
 
 
 class Instances:
-    """The instances this manager talks to. All methods but `note_death` and `last_used` need the agent's lease."""
+    """The instances this manager talks to. All methods but `note_death`, `note_freeze` and `last_used` need the agent's lease."""
 
     def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
         self._install = install
@@ -66,6 +66,12 @@ class Instances:
         for life in lives:
             life.reason = life.reason or reason
             life.died.set()
+
+    def note_freeze(self, instance_id: str, *, is_frozen: bool) -> None:
+        """Remember that an instance was frozen or thawed: one that is frozen is looked at, and thawed, before its next use."""
+        for live in self._live.values():
+            if live.ref.instance_id == instance_id:
+                live.life.is_frozen = is_frozen
 
     def last_used(self, agent_id: str) -> LiveInstance | None:
         """Give the instance this manager used last for an agent; whether it still is the agent's, only the lease's holder knows."""
@@ -189,7 +195,7 @@ class Instances:
 
     async def _use(self, record: RunnerRecord) -> LiveInstance | None:
         live = self._live.get(record.agent_id)
-        if live is not None and live.ref.instance_id == record.instance_id and not live.life.died.is_set():
+        if live is not None and live.ref.instance_id == record.instance_id and live.life.can_serve:
             return live
         return await self._adopt(record)
 

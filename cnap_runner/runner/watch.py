@@ -20,6 +20,7 @@ SIGKILL_EXIT = 137
 _log = get_logger(__name__)
 
 _SHOULD_LIVE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
+_FREEZING = frozenset({InstanceEventKind.PAUSED, InstanceEventKind.RESUMED})
 _CAN_DIE = _SHOULD_LIVE | {RunnerStatus.STARTING}
 
 
@@ -47,6 +48,9 @@ class Watch:
                     reason = died_because(event.exit_code, is_oom_killed=is_oom_killed)
                     await self._died(event.agent_id or "", event.instance_id, reason)
                 elif event.agent_id:
+                    if event.kind in _FREEZING and event.instance_id:
+                        is_frozen = event.kind is InstanceEventKind.PAUSED
+                        self._instances.note_freeze(event.instance_id, is_frozen=is_frozen)
                     await self._look(event.agent_id)
 
     async def compare(self) -> None:

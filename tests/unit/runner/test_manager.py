@@ -23,6 +23,7 @@ from cnap_runner.errors import (
     ServerRefusedPassword,
     UnsupportedServerVersion,
 )
+from cnap_runner.model.instance import InstanceStatus
 from cnap_runner.testing.fake_opencode import (
     BrokenDatabaseOpenCode,
     Fail,
@@ -371,6 +372,19 @@ async def test_at_its_end_a_manager_stops_or_leaves_what_it_used(house: Any, spe
         assert (await runner.run(ask("adopted"))).output == "ADOPTED"
         assert house.starts == ["alice"]
     assert [i.is_live for i in house.backend._instances.values()] == [False]
+
+
+async def test_what_somebody_froze_and_left_is_thawed_at_its_next_use(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """An export that was killed, say: whoever used the instance before does not talk to one that cannot answer."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    (instance,) = house.backend._instances.values()
+    await house.backend.pause(instance.observation().ref)
+    await anyio.sleep(0.1)
+    assert (await runner.run(ask("again"))).success
+    assert (instance.observation().status, house.starts) == (InstanceStatus.RUNNING, ["alice"])
 
 
 async def test_an_agent_that_another_living_manager_uses_is_not_stopped(house: Any, spec: AgentSpec, ask: Ask) -> None:
