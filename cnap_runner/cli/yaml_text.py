@@ -135,7 +135,10 @@ class _Reading:
         if isinstance(node, yaml.SequenceNode) and kind == "seq":
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and kind in {"str", "null", "bool", "int", "float"}:
-            return self._loader.construct_object(node)
+            try:
+                return self._loader.construct_object(node)
+            except ValueError:  # Python reads no number of more than 4,300 digits
+                raise YamlRefused("that number is too long", line=line) from None
         raise YamlRefused("tags have no meaning here", line=line)
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 
 from cnap_runner.errors import InvalidInput, NotSupportedYet
 from cnap_runner.model.durations import Duration
@@ -139,12 +141,29 @@ class AgentSpec(EdgeModel):
     def _model_names_provider(cls, value: str) -> str:
         return check_model(value)
 
+    @field_validator("opencode")
+    @classmethod
+    def _opencode_is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError):  # its text may quote a value
+            raise InvalidInput("it is OpenCode's JSON, and holds something that JSON cannot.") from None
+        return value
+
     @field_validator("labels")
     @classmethod
     def _labels_are_not_ours(cls, value: dict[str, str]) -> dict[str, str]:
         if ours := [key for key in value if key.startswith("cnap.") or not key]:
             raise InvalidInput(f"label {ours[0]!r} cannot be set: names under 'cnap.' are ours.")
         return value
+
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        try:
+            self.model_dump_json()
+        except PydanticSerializationError:  # its text may quote a value
+            raise InvalidInput("half a surrogate pair is no text: something was read that is not UTF-8.") from None
+        return self
 
 
 def check_model(value: str) -> str:

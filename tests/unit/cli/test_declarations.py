@@ -86,6 +86,7 @@ def test_every_mistake_is_named_with_file_line_and_field(tmp_path: Path) -> None
         ("agent_id: a\nmodel: a/b\nmodel: c/d\n", "team.yaml:3: 'model' is given twice."),
         ("agent_id: a\nmodel: a/b\n---\nagent_id: a\nmodel: a/b\n", "team.yaml:4: agent a is declared already, at"),
         ("agent_id: a\nmodel: [\n", "team.yaml:3: "),
+        (f"agent_id: a\nmodel: a/b\nopencode: {{n: {'1' * 5000}}}\n", "team.yaml:3: that number is too long."),
         ("agent_id: !!python/object/apply:os.system [x]\n", "team.yaml:1: tags have no meaning here."),
         ("agents: [{agent_id: a, model: a/b}]\nmore: 1\n", "team.yaml:2: beside `agents:`"),
         ("# nothing\n", "No agent is declared"),

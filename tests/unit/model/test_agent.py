@@ -104,3 +104,29 @@ def test_what_is_built_passes() -> None:
 def test_a_spec_survives_json(value: AgentSpec) -> None:
     """What is stored is what was given."""
     assert AgentSpec.parse(json.loads(value.model_dump_json(by_alias=True))) == value
+
+
+class Mute:
+    """Nothing JSON knows."""
+
+
+@pytest.mark.parametrize("value", ["\ud800", float("nan"), float("inf"), Mute(), {"deep": [{1, 2}]}, b"bytes"])
+def test_configuration_that_cannot_be_stored_is_refused_at_once(value: Any) -> None:
+    """OpenCode reads JSON: what that cannot hold is one clear error when the spec is made, not a failure later."""
+    with pytest.raises(InvalidInput, match="opencode: it is OpenCode's JSON"):
+        spec(opencode={"field": value})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"system_prompt": "\ud800"},
+        {"labels": {"team": "\ud800"}},
+        {"mcp": {"server": {"command": ["\ud800"]}}},
+        {"opencode_files": {"AGENTS.md": "\ud800"}},
+    ],
+)
+def test_text_that_is_none_is_refused_at_once(fields: dict[str, Any]) -> None:
+    """No file and no database takes what bytes leave behind that were read as if they were text."""
+    with pytest.raises(InvalidInput, match="no text"):
+        spec(**fields)
