@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 from cnap_runner.errors import ServerRejected
 
-MOST_BYTES: Final = 64 << 20
-"""Of one answer, or of one event of a stream. Usual ones have some kilobytes; the largest hold a turn's attachments."""
+MOST_BYTES: Final = 128 << 20
+"""Of one answer, or of one event of a stream. Usual ones have some kilobytes; the largest hold a turn's attachments, 13 MiB each."""
+MOST_VALUES: Final = 4_000_000
+"""In one answer or event. A value of two characters takes fifty bytes once it is read; an attachment is one value."""
+_FEW_BYTES = 1 << 20
+"""Too small to hold many."""
 
 _END_OF_EVENT = b"\n\n"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON that a server sent; raises `ValueError` for what is none, has too many values, or is nested too deep to be read."""
+    if len(text) > _FEW_BYTES:
+        data = text.encode() if isinstance(text, str) else text
+        if sum(map(data.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise ValueError("it has too many values")
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 class BoundedTransport(httpx.AsyncBaseTransport):

@@ -26,7 +26,7 @@ from cnap_runner.errors import (
     UnsupportedServerVersion,
 )
 from cnap_runner.model.mcp import McpState
-from cnap_runner.opencode.bounds import BoundedTransport
+from cnap_runner.opencode.bounds import BoundedTransport, parse_json
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
@@ -279,7 +279,7 @@ async def _texts(source: httpx_sse.EventSource) -> AsyncIterator[str]:
 
 def _json(response: httpx.Response) -> Any:
     try:
-        return json.loads(response.content)
+        return parse_json(response.content)
     except ValueError as error:
         raise ServerRejected(
             f"The server answered {response.request.url.path} with something that is no JSON."
@@ -292,7 +292,7 @@ def _refuse(response: httpx.Response) -> NoReturn:
     if status == httpx.codes.UNAUTHORIZED:
         raise ServerRefusedPassword("OpenCode does not accept the password.")
     try:
-        error = json.loads(response.content)
+        error = parse_json(response.content)
     except ValueError:
         error = None
     if (trouble := parse_settings_trouble(error)) is not None:

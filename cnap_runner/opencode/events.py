@@ -6,13 +6,13 @@ The stream carries everything that happens in the server's workspace, for every 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from cnap_runner.errors import ServerRejected
+from cnap_runner.opencode.bounds import parse_json
 from cnap_runner.opencode.wire import (
     Json,
     Part,
@@ -130,7 +130,7 @@ ServerEvent = (
 def parse_event(data: str) -> ServerEvent:
     """Parse one event's data. Raises `ServerRejected` for no JSON, and for one of a known type in an unknown shape."""
     try:
-        event = as_object(json.loads(data), "event")
+        event = as_object(parse_json(data), "event")
     except ValueError as error:
         raise ServerRejected("The server's stream carries something that is no JSON.") from error
     kind = text_of(event, "type")

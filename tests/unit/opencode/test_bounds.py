@@ -10,6 +10,8 @@ import pytest
 
 from cnap_runner.errors import ServerRejected
 from cnap_runner.opencode.bounds import MOST_BYTES, BoundedTransport
+from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.events import parse_event
 
 MIB = b"x" * (1 << 20)
 
@@ -38,7 +40,7 @@ def client(stream: Endless | bytes, **headers: str) -> httpx.AsyncClient:
 async def test_an_answer_without_end_is_given_up() -> None:
     """Nothing beyond the bound is taken."""
     stream = Endless(MIB)
-    with pytest.raises(ServerRejected, match="more than 64 MiB"):
+    with pytest.raises(ServerRejected, match="more than 128 MiB"):
         await client(stream).get("/")
     assert stream.taken == (MOST_BYTES >> 20) + 1
 
@@ -54,7 +56,7 @@ async def test_a_packed_answer_is_refused() -> None:
 @pytest.mark.parametrize(("piece", "is_bounded"), [(MIB, True), (MIB + b"\n\n", False)])
 async def test_a_stream_may_go_on_for_ever_and_an_event_may_not(piece: bytes, *, is_bounded: bool) -> None:
     """Each event has the bound for itself."""
-    stream = Endless(piece, most=80)
+    stream = Endless(piece, most=150)
     async with client(stream, **{"Content-Type": "text/event-stream"}).stream("GET", "/event") as response:
         try:
             async for _ in response.aiter_raw():
@@ -62,3 +64,16 @@ async def test_a_stream_may_go_on_for_ever_and_an_event_may_not(piece: bytes, *,
         except ServerRejected:
             assert is_bounded
     assert (stream.taken < stream.most) == is_bounded
+
+
+@pytest.mark.parametrize("hostile", [b"[" * 200_000, b"[" + b"[]," * (3 << 20) + b"[]]"], ids=["deep", "many"])
+async def test_json_that_would_take_all_memory_is_refused(monkeypatch: pytest.MonkeyPatch, hostile: bytes) -> None:
+    """Nested without end, or of millions of values: in answers, in errors and in events alike; nothing but the one call fails."""
+    with pytest.raises(ServerRejected, match="no JSON"):
+        parse_event(hostile.decode())
+    for status in (200, 500):
+        answer = httpx.MockTransport(lambda _, status=status: httpx.Response(status, content=hostile))
+        async with OpenCodeClient("http://server", "password") as server:
+            monkeypatch.setattr(server, "_transport", BoundedTransport(answer))
+            with pytest.raises(ServerRejected):
+                await server.is_busy("ses_1")
