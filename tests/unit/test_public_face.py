@@ -1,7 +1,11 @@
 """The public names, pinned: others call them."""
 
+import inspect
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import cnap_runner
 
@@ -32,3 +36,22 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_imports_in_the_documentation_work() -> None:
+    """Whatever docs/python.md tells to import is there, and every type that a public method names for its caller is told."""
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    told = re.findall(r"^from (cnap_runner[\w.]*) import ([^#\n]*)", text, re.MULTILINE)
+    names = [(module, name.strip()) for module, listed in told for name in listed.split(",")]
+    assert all(hasattr(import_module(module), name) for module, name in names)
+    shown = {name for _, name in names}
+    methods = [
+        method
+        for owner in (cnap_runner.Runner, cnap_runner.RunnerManager)
+        for name, method in inspect.getmembers(owner, inspect.isfunction)
+        if not name.startswith("_")
+    ]
+    hints = [str(method.__annotations__.get("return")) for method in methods]
+    returned = {name for hint in hints for name in re.findall(r"[A-Z]\w+", hint)}
+    own = set(cnap_runner.__all__) | {"Any", "AsyncGenerator", "AsyncIterator", "None", "NoReturn", "Self"}
+    assert returned - own <= shown
