@@ -61,7 +61,8 @@ class PacketFilter:
     def close(self, interface: str, proxy: Port) -> None:
         """Let instances behind a bridge reach the proxy, and nothing else. Idempotent; mends what was flushed. Raises `BackendError`."""
         to_proxy = ["-d", f"{proxy.address}/32", "-p", "tcp", "-m", "tcp", "--dport", str(proxy.number)]
-        answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "RETURN"]
+        # In this direction alone: what an instance began while the rules were flushed ends when they are back.
+        answers = ["-m", "conntrack", "--ctstate", "ESTABLISHED", "--ctdir", "REPLY", "-j", "RETURN"]
         for program in _programs():
             admitted = [[*to_proxy, "-j", "RETURN"]] if program == "iptables" else []
             place = _Place(program, "mangle", "PREROUTING", self._closed)

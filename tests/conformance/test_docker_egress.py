@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import threading
 import uuid
@@ -19,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio.to_thread import run_sync
 
@@ -58,6 +60,11 @@ def name(host, port):
 
 def web(host, port):
     return urllib.request.urlopen(f"http://{host}:{port}/", timeout=5).read().decode()
+
+def late(host, port):
+    with socket.create_connection((host, port), timeout=5) as link:
+        link.sendall(link.recv(1))
+        return link.recv(1).decode()
 
 def raw(host, port):
     return str(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
@@ -242,6 +249,26 @@ async def test_flushed_filter_is_mended(site: Site) -> None:
 
     assert (await site.probe(closed, ("tcp", gateway.gateway, site.port)))[0].lower().endswith("error")
     assert rules_of_host(site.harness.install_id) == before
+
+
+async def test_what_began_while_the_filter_was_flushed_ends_with_its_return(site: Site) -> None:
+    """An instance that used the moment to connect to the host cannot go on with that connection."""
+    closed = await site.start(Network.CLOSED)
+    facts = await site.harness.backend.closed_network(site.harness.install_id)
+    assert facts is not None
+    rules = rules_of_host(site.harness.install_id)
+    chain = next(line for line in rules if line.startswith(f"-A PREROUTING -i {facts.interface}")).split()[-1]
+    subprocess.run(["iptables", "-w", "5", "-t", "mangle", "-F", chain], check=True)
+    with socket.create_server((facts.gateway, 0)) as server:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(site.probe, closed, ("late", *server.getsockname()))
+            connection, _ = await run_sync(server.accept)
+            with connection:
+                await site.close()
+                connection.settimeout(1.5)
+                connection.sendall(b"x")
+                with pytest.raises(TimeoutError):
+                    await run_sync(connection.recv, 1)
 
 
 async def test_metadata_is_closed_on_the_open_network(site: Site) -> None:
