@@ -45,6 +45,7 @@ from cnap_runner import (
     Usage,
     Workspace,
 )
+from cnap_runner.errors import ManagerUnusable
 from cnap_runner.runner.runner import Runner as _AsyncRunner
 from cnap_runner.wiring import RunnerManager as _AsyncManager
 
@@ -73,6 +74,9 @@ __all__ = [
 ]
 
 
+_HINT = "Use it inside `with RunnerManager(…) as manager:`; callbacks are coroutines and await the asynchronous manager's methods."
+
+
 def __dir__() -> list[str]:
     return sorted(__all__)
 
@@ -80,7 +84,7 @@ def __dir__() -> list[str]:
 class _Front:
     """Gives an object's coroutine methods as blocking ones."""
 
-    def __init__(self, portal: BlockingPortal, target: Any) -> None:
+    def __init__(self, portal: BlockingPortal | None, target: Any) -> None:
         self._portal = portal
         self._target = target
 
@@ -93,13 +97,19 @@ class _Front:
         return attribute
 
     def _call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        future = self._portal.start_task_soon(functools.partial(function, *args, **kwargs))
+        portal, started = self._portal, functools.partial(function, *args, **kwargs)
+        if portal is None:
+            raise ManagerUnusable("The manager was not entered.", hint=_HINT)
+        try:
+            future = portal.start_task_soon(started)
+        except RuntimeError as error:
+            raise ManagerUnusable("The manager is closed, or called from its own event loop.", hint=_HINT) from error
         try:
             return self._fronted(future.result())
         except BaseException:
             if not future.done():
                 future.cancel()
-                self._portal.call(_settle, future)
+                portal.call(_settle, future)
             raise
 
     def _iterate(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -111,7 +121,7 @@ class _Front:
                 except StopAsyncIteration:
                     return
         finally:
-            self._portal.call(iterator.aclose)
+            self._call(iterator.aclose)
 
     def _fronted(self, value: Any) -> Any:
         if isinstance(value, _AsyncRunner):
@@ -139,13 +149,13 @@ class RunnerManager(_Front):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._stack = ExitStack()
-        self._settings = settings
+        super().__init__(None, _AsyncManager(settings))
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             portal = stack.enter_context(start_blocking_portal())
-            manager = stack.enter_context(portal.wrap_async_context_manager(_AsyncManager(self._settings)))
-            super().__init__(portal, manager)
+            stack.enter_context(portal.wrap_async_context_manager(self._target))
+            self._portal = portal
             self._stack = stack.pop_all()
         return self
 
