@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 LIFE_FILE = "proxy.lock"
@@ -29,9 +29,10 @@ class ProxyState:
 
 
 def read_state(folder: Path) -> ProxyState | None:
-    """Read what the last proxy wrote down; None where there is nothing readable."""
+    """Read what the last proxy wrote down; None where there is nothing readable. That of a later version may say more."""
     try:
-        return ProxyState(**json.loads((folder / STATE_FILE).read_text(encoding="utf-8")))
+        said = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        return ProxyState(**{field.name: said[field.name] for field in fields(ProxyState) if field.name in said})
     except (OSError, ValueError, TypeError):
         return None
 

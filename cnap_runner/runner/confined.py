@@ -163,6 +163,8 @@ class Walk:
             return
         with entries:
             for entry in entries:
+                if self._should_stop():
+                    return
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:

@@ -60,9 +60,10 @@ class AgentFolders:
         return self.data_dir / "workspace" / f".{self.agent_id}~{name}"
 
     def drafts(self) -> Iterator[Path]:
-        """Find what is left of seeds that were not finished."""
-        with contextlib.suppress(FileNotFoundError):
-            yield from (self.data_dir / "workspace").glob(f".{self.agent_id}~*")
+        """Find what is left of seeds and imports that were not finished."""
+        for folder in ("workspace", "agents"):
+            with contextlib.suppress(FileNotFoundError):
+                yield from (self.data_dir / folder).glob(f".{self.agent_id}~*")
 
     def volumes(self) -> tuple[Volume, ...]:
         """Tell an instance what to mount."""

@@ -19,7 +19,7 @@ import pytest
 
 from cnap_runner.egress.log import LOG_BYTES
 from cnap_runner.egress.process import end_proxy, ensure_proxy, living_proxy
-from cnap_runner.egress.proxy_state import LOG_FILE, is_alive
+from cnap_runner.egress.proxy_state import LOG_FILE, STATE_FILE, is_alive
 from cnap_runner.egress.rulebook import Entry, Rulebook
 
 HOST = "127.0.0.1"
@@ -132,6 +132,16 @@ def test_taken_port_is_given_up(folder: Path) -> None:
     end_proxy(folder)
     with socket.create_server((HOST, first.port)):
         assert ensure_proxy(folder, address=HOST).port != first.port
+
+
+def test_proxy_of_a_later_version_is_still_the_proxy(folder: Path) -> None:
+    """What it wrote down may say more than is known here: it is found, and can be ended."""
+    state = ensure_proxy(folder, address=HOST)
+    file = folder / STATE_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "of_later": 1}))
+    assert living_proxy(folder) == state
+    end_proxy(folder)
+    assert not is_alive(folder)
 
 
 def test_proxy_moves_with_its_network(folder: Path) -> None:

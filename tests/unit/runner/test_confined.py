@@ -119,6 +119,18 @@ async def test_measuring_ends_when_it_is_cancelled(folders: AgentFolders) -> Non
     assert threading.active_count() <= before + 2
 
 
+def test_one_full_folder_does_not_keep_a_walk_from_stopping(tmp_path: Path) -> None:
+    """An agent can put millions of names into one folder."""
+    for name in range(50):
+        (tmp_path / str(name)).touch()
+    seen: list[str] = []
+    with opened_folder(tmp_path) as top:
+        walk = Walk(top, should_stop=lambda: len(seen) >= 5)
+        for found in walk:
+            seen.append(found.name)  # noqa: PERF401 - it is looked at meanwhile
+    assert (len(seen), walk.missed is None) == (5, False)
+
+
 def test_an_agent_without_folders_takes_nothing(tmp_path: Path) -> None:
     """Deleted between a look and the next."""
     use = measure_now(AgentFolders(tmp_path / "nowhere", "alice"))

@@ -54,6 +54,17 @@ def test_deleting_follows_no_link(folders: AgentFolders, tmp_path: Path) -> None
     assert not folders.workspace.is_symlink()
 
 
+def test_deleting_takes_what_an_import_that_was_killed_left(folders: AgentFolders) -> None:
+    """Drafts lie beside the workspace and beside the agent's own folder; those of others stay."""
+    folders.make(None)
+    left = [folders.data_dir / folder / ".alice~import" for folder in ("workspace", "agents")]
+    other = folders.data_dir / "agents" / ".alice-2~import"
+    for path in (*left, other):
+        path.mkdir()
+    folders.delete()
+    assert [path.exists() for path in (*left, other)] == [False, False, True]
+
+
 def test_deleting_twice_is_no_error(folders: AgentFolders) -> None:
     """What is gone is gone."""
     folders.make(None)
