@@ -20,6 +20,8 @@ _OURS = frozenset(
     {b"connection", b"keep-alive", b"proxy-authorization", b"proxy-connection", b"te", b"upgrade", b"host"}
 )
 """Headers that concern this hop alone, and the host, which is written anew."""
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+"""Never this hop's alone, whatever the client says of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +86,22 @@ class ClientSide:
 
 
 def _origin_request(asked: Asked) -> h11.Request:
+    """Write the request anew: for the host that was checked, and framed in one way alone (RFC 9112, 6.3)."""
     url = urlsplit(asked.head.target.decode("ascii", "replace"))
     path = (url.path or "/") + (f"?{url.query}" if url.query else "")
-    authority = url.netloc.rpartition("@")[2]
-    named = {
-        name.strip() for key, value in asked.head.headers if key == b"connection" for name in value.lower().split(b",")
-    }
-    kept = [(name, value) for name, value in asked.head.headers.raw_items() if name.lower() not in _OURS | named]
+    host = f"[{asked.host}]" if ":" in asked.host else asked.host
+    authority = host if asked.port == _HTTP_PORT else f"{host}:{asked.port}"
+    dropped = _dropped(asked.head)
+    kept = [(name, value) for name, value in asked.head.headers.raw_items() if name.lower() not in dropped]
     headers = [(b"Host", authority.encode()), *kept, (b"Connection", b"close")]
     return h11.Request(method=asked.head.method, target=path.encode("ascii", "replace"), headers=headers)
+
+
+def _dropped(head: h11.Request) -> frozenset[bytes]:
+    """Name the headers that are not passed on: those for this hop, and a length beside chunks, which another server may believe."""
+    named = {name.strip() for key, value in head.headers if key == b"connection" for name in value.lower().split(b",")}
+    is_chunked = any(name == b"transfer-encoding" for name, _ in head.headers)
+    return (_OURS | named) - _FRAMING | ({b"content-length"} if is_chunked else set())
 
 
 def refusal(status: int, reason: str) -> bytes:

@@ -74,6 +74,23 @@ async def test_chunked_body_is_framed_anew(bench: Any, echo: Any) -> None:
     assert b"abc" in echo.received[0]
 
 
+async def test_body_has_one_length(bench: Any, echo: Any) -> None:
+    """A length beside chunks would let a server see another request where the proxy saw a body: it is not passed on."""
+    bench.allow(f"{ALIAS}:{echo.port}")
+    head = f"POST http://{ALIAS}:{echo.port}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await bench.ask(f"{head}3\r\nabc\r\n0\r\n\r\n".encode())
+    assert b"content-length" not in echo.received[0].lower()
+    assert b"transfer-encoding: chunked" in echo.received[0].lower()
+
+
+async def test_body_is_not_lost_to_a_header(bench: Any, web: Any) -> None:
+    """How long a body is concerns every hop, also where a client says otherwise."""
+    bench.allow(f"{ALIAS}:{web.port}")
+    head = f"POST http://{ALIAS}:{web.port}/ HTTP/1.1\r\nHost: x\r\nConnection: content-length\r\nContent-Length: 4\r\n\r\n"
+    await bench.ask(f"{head}body".encode())
+    assert b"content-length: 4\r\n" in web.received[0].lower()
+
+
 @pytest.mark.parametrize(
     "request_text",
     [connect(ALIAS, 1), connect("example.com", 443), connect("127.0.0.1", 22), connect("169.254.169.254", 80), b"GET http://example.com/ HTTP/1.1\r\nHost: x\r\n\r\n"],
