@@ -36,6 +36,8 @@ _LIBC_LIMIT = 16 << 20
 _GLIBC_VERSION = re.compile(rb"GLIBC_2\.(\d+)\0")
 _LINK_BIT = 1 << 27
 """``os.ModeSymlink`` of Go, in which the engine tells modes."""
+_TYPE_BITS = 0b1000_1111_0010_1000 << 16
+"""``os.ModeType`` of Go: none of them is set in a regular file's mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,11 @@ def _stat(engine: docker.APIClient, container: str, path: str) -> dict[str, Any]
 
 
 def _read(engine: docker.APIClient, container: str, path: str) -> bytes:
-    chunks, _stat = engine.get_archive(container, path)
+    """Read a regular file of usual size; nothing of anything else, which could be a folder without end."""
+    stat = _stat(engine, container, path)
+    if stat is None or stat["mode"] & _TYPE_BITS or stat["size"] > _LIBC_LIMIT:
+        return b""
+    chunks, _ = engine.get_archive(container, path)
     with tarfile.open(fileobj=_Chunks(chunks), mode="r|") as archive:
         for member in archive:
             content = archive.extractfile(member)
