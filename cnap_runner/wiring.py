@@ -20,6 +20,7 @@ from cnap_runner.model.ids import new_id
 from cnap_runner.model.instance import Kit
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
+from cnap_runner.runner.configuration import mapping
 from cnap_runner.runner.install import Install, load_key
 from cnap_runner.runner.known import KnownRunners
 from cnap_runner.runner.workspace import folder_error
@@ -149,11 +150,11 @@ def read_install_id(data_dir: Path) -> str | None:
 def load_template(data_dir: Path) -> dict[str, Any]:
     """Read the template of OpenCode's settings, with the MCP servers of every agent in it.
 
-    Each of the two files is the one under the data folder's ``configs/`` where there is one, else ours.
+    Each of the two files is the one under the data folder's ``configs/`` where there is one, else ours. Blocks. Raises `InvalidInput`.
     """
     template = _read_template(data_dir, TEMPLATE)
     servers = _read_template(data_dir, MCP_TEMPLATE)
-    return template | ({"mcp": {**template.get("mcp", {}), **servers}} if servers else {})
+    return template | ({"mcp": {**mapping(template.get("mcp")), **servers}} if servers else {})
 
 
 def _read_template(data_dir: Path, name: Path) -> dict[str, Any]:
@@ -161,6 +162,8 @@ def _read_template(data_dir: Path, name: Path) -> dict[str, Any]:
     path = own if own.is_file() else config_templates() / name
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", hint="Let this user read it.") from error
     except ValueError as error:
         raise InvalidInput(f"{path} is not JSON: {error}.", hint="Correct it, or remove it to use ours.") from error
     if not isinstance(data, dict):

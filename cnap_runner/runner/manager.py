@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Self
 import anyio
 import anyio.to_thread
 
+from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
@@ -64,9 +65,11 @@ class RunnerManager:
         if self._parts is not None or self._is_closing:
             raise ManagerUnusable("A manager can be entered once.", hint="Make a new RunnerManager.")
         async with AsyncExitStack() as stack:
+            stack.enter_context(lone_errors())
             install = await stack.enter_async_context(self._open_install())
+            template = await anyio.to_thread.run_sync(self._template)
             tasks = await stack.enter_async_context(anyio.create_task_group())
-            self._parts = Parts(install, self._template(), tasks)
+            self._parts = Parts(install, template, tasks)
             stack.push_async_callback(self._close)
             await self._parts.begin(is_observer=self._is_observer)
             self._stack = stack.pop_all()

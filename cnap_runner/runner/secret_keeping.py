@@ -8,6 +8,7 @@ import anyio.to_thread
 
 from cnap_runner.errors import ConflictError, NotFoundError
 from cnap_runner.runner.install import Install
+from cnap_runner.secrets.names import check_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class SecretUse:
 
 async def keep_secret(install: Install, name: str, value: str, source: str) -> tuple[str, ...]:
     """Write a secret and return the agents whose specs name it."""
-    install.redactor.add(value)
+    install.redactor.add(check_value(name, value))
     await anyio.to_thread.run_sync(install.secrets.writable(source).put, name, value)
     return (await _users(install)).get(f"{source}:{name}", ())
 

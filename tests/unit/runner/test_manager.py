@@ -14,6 +14,7 @@ import pytest
 
 from cnap_runner import AgentSpec, Outcome, RunnerError, RunnerManager, RunnerStatus, RunRequest, StatusCallback
 from cnap_runner.errors import (
+    InvalidInput,
     ManagerUnusable,
     NotSupportedYet,
     RunInProgress,
@@ -21,9 +22,11 @@ from cnap_runner.errors import (
     RunTimedOut,
     ServerNotReady,
     ServerRefusedPassword,
+    StoreBusy,
     UnsupportedServerVersion,
 )
 from cnap_runner.model.instance import InstanceStatus
+from cnap_runner.store.sql import SqlStore
 from cnap_runner.testing.fake_opencode import (
     BrokenDatabaseOpenCode,
     Fail,
@@ -272,10 +275,13 @@ async def test_a_death_in_mid_turn_fails_the_run_and_the_next_starts_anew(
     """It does not hang, it is no success, and the session goes on."""
     house.script([Say("half"), Hold()])
     runner = await manager.create_runner(spec)
+    is_killed = False
     async with aclosing(runner.stream(ask())) as events:
         async for event in events:
-            if event.type == "text_delta":
+            # The last letters come later where they could be the beginning of a password.
+            if event.type == "text_delta" and not is_killed:
                 await house.kill()
+                is_killed = True
             elif event.type == "ended":
                 result = event.result
     assert result.error is not None
@@ -484,3 +490,33 @@ async def until(is_so: Callable[[], bool]) -> None:
     with anyio.fail_after(10):
         while not is_so():
             await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("{bad", "is not JSON"), ("[]", "is not a JSON object"), ("\udcff", "is not JSON")]
+)
+async def test_a_template_that_cannot_be_used_is_one_clear_error(house: Any, text: str, problem: str) -> None:
+    """Raised as it is where the manager is entered, not in a group; the next attempt works."""
+    template = house.data_dir / "configs" / "opencode" / "default-config.json"
+    template.parent.mkdir(parents=True)
+    template.write_text(text, errors="surrogateescape")
+    with pytest.raises(InvalidInput, match=problem):
+        async with house.manager():
+            pass
+    template.write_text('{"mcp": null}')
+    async with house.manager() as manager:
+        assert await manager.list_runners() == []
+
+
+async def test_a_store_that_fails_at_the_beginning_is_one_clear_error(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the manager's tasks are in a group already."""
+
+    async def busy(*_: Any, **__: Any) -> None:
+        raise StoreBusy("The disk is busy.")
+
+    monkeypatch.setattr(SqlStore, "forget_dead_managers", busy)
+    with pytest.raises(StoreBusy):
+        async with house.manager():
+            pass
