@@ -106,6 +106,8 @@ class Changes:
         return record
 
     async def _apply_limits(self, live: LiveInstance, record: RunnerRecord, target: Target) -> RunnerRecord:
+        # Not known until it is done: the spec may be as before when somebody comes after an interruption.
+        await self._install.save_runner(record.settled(settings_hash=record.settings_hash, limits=None))
         try:
             await self._install.backend.update_limits(live.ref, target.limits)
         except (InsufficientResources, InstanceNotFound, InstanceExited) as error:

@@ -334,3 +334,23 @@ async def test_a_server_that_fails_is_not_called_gone(
     await house.servers["alice"].dispose()
     with pytest.raises(ServerRejected, match="cannot read its settings"):
         await runner.mcp()
+
+
+async def test_limits_whose_change_was_interrupted_are_not_taken_for_the_former_ones(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine changed them and its answer was lost; then the spec is as before: the instance gets its former limits back."""
+    await (await manager.create_runner(spec)).run(ask())
+    before = instance_of(house).limits
+    update = house.backend.update_limits
+
+    async def without_answer(*given: Any) -> None:
+        await update(*given)
+        raise EngineUnavailable("No engine answers.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(house.backend, "update_limits", without_answer)
+        await manager.create_runner(with_(spec, resources={"memory_mb": 1024}))
+    assert instance_of(house).limits != before
+    runner = await manager.create_runner(spec)
+    assert (instance_of(house).limits, await runner.pending_changes()) == (before, [])
