@@ -29,6 +29,7 @@ from cnap_runner.egress.filter import why_no_filter
 from cnap_runner.egress.process import living_proxy
 from cnap_runner.egress.rulebook import Entry
 from cnap_runner.egress.rules import parse_rule
+from cnap_runner.image.engine import connected
 from cnap_runner.model.instance import Network
 from cnap_runner.testing.backend_harness import Harness, Started, secrets
 
@@ -249,6 +250,20 @@ async def test_flushed_filter_is_mended(site: Site) -> None:
 
     assert (await site.probe(closed, ("tcp", gateway.gateway, site.port)))[0].lower().endswith("error")
     assert rules_of_host(site.harness.install_id) == before
+
+
+async def test_pruned_network_is_made_anew(site: Site) -> None:
+    """Somebody prunes networks while no closed instance lives: the next one gets another, with its rules."""
+    install_id, backend = site.harness.install_id, site.harness.backend
+    before = await backend.closed_network(install_id)
+    assert before is not None
+    with connected() as engine:
+        await run_sync(engine.remove_network, before.id)
+    closed = await site.start(Network.CLOSED, f"{HOST_ALIAS}:{site.port}")
+    assert await site.probe(closed, ("web", HOST_ALIAS, site.port)) == ["hello"]
+    after = await backend.closed_network(install_id)
+    assert after is not None
+    assert after.id != before.id
 
 
 async def test_what_began_while_the_filter_was_flushed_ends_with_its_return(site: Site) -> None:

@@ -114,7 +114,7 @@ class DockerBackend(Backend):
         """Give the internal bridge; None also where this manager could not reach instances on it (see `EngineFacts`)."""
         if (await self._known_facts()).why_not_closed is not None:
             return None
-        return await self._networks.of(install_id, Network.CLOSED)
+        return await self._networks.still(install_id, Network.CLOSED)
 
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create a container; one of the same instance that is there is returned instead."""

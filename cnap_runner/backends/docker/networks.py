@@ -36,6 +36,13 @@ class InstallNetworks:
             self._known[install_id, kind] = network_facts(seen)
         return self._known[install_id, kind]
 
+    async def still(self, install_id: str, kind: Network) -> NetworkFacts:
+        """Give a network as `of` does, after asking whether the known one is still there: somebody may have pruned it."""
+        known = self._known.get((install_id, kind))
+        if known is not None and not await self._exists(known.id):
+            self.forget(install_id)
+        return await self.of(install_id, kind)
+
     def forget(self, install_id: str | None = None) -> None:
         """Look anew at the next call, for example because somebody pruned the networks."""
         for known in [key for key in self._known if install_id in {None, key[0]}]:
@@ -70,6 +77,16 @@ class InstallNetworks:
         # Several stay: somebody died between making and withdrawing. All agree on the oldest.
         found = sorted(await self._find(install_id, kind), key=lambda network: (network["Created"], network["Id"]))
         return str(found[0]["Id"]) if found else str(await self._create(install_id, kind))
+
+    async def _exists(self, network_id: str) -> bool:
+        with translated("Looking at a network failed"):
+            try:
+                await self._engine.ask(lambda sdk: sdk.inspect_network(network_id))
+            except EngineRefusal as refusal:
+                if refusal.status != _NOT_FOUND:
+                    raise
+                return False
+        return True
 
     async def _find(self, install_id: str, kind: Network) -> list[dict[str, Any]]:
         """Find an install's networks of a kind. One without that label was made when there was only the open kind."""
