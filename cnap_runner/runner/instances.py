@@ -98,13 +98,16 @@ class Instances:
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
-        if live.last_turn is None or is_rotation or is_behind(record, self.planner.target(spec)):
+        has_read = live.last_turn is not None and live.settings_hash == record.settings_hash
+        if not has_read or is_rotation or is_behind(record, self.planner.target(spec)):
             # It is about to read its workspace: for the first time, as far as is known here, or anew.
             await refuse_plugins(spec, self._install.settings.data_dir)
         try:
-            return live, await self._changes.apply(live, spec, record, is_rotation=is_rotation)
+            record = await self._changes.apply(live, spec, record, is_rotation=is_rotation)
         except CannotApply as reason:
             return None, await self.end(record, reason=str(reason))
+        live.settings_hash = record.settings_hash
+        return live, record
 
     async def change_reach(self, row: AgentRow) -> None:
         """Let a new list of what an agent may reach apply at once, in the middle of a turn too. Needs no lease."""

@@ -354,3 +354,21 @@ async def test_limits_whose_change_was_interrupted_are_not_taken_for_the_former_
     assert instance_of(house).limits != before
     runner = await manager.create_runner(spec)
     assert (instance_of(house).limits, await runner.pending_changes()) == (before, [])
+
+
+async def test_a_server_that_another_manager_let_read_anew_gets_no_plugin_unseen(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """OpenCode loads plugins at the first prompt after that: whoever sends it looks at the workspace, though it drove a turn before."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    async with house.manager(on_shutdown="leave") as other:
+        await other.create_runner(with_(spec, opencode={"username": "x"}))
+    assert disposals(house) == 1
+    plugin = house.data_dir / "workspace" / "alice" / ".opencode" / "plugin" / "stranger.js"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("")
+    with pytest.raises(InvalidInput, match=r"stranger\.js"):
+        await runner.run(ask())
+    plugin.unlink()
+    assert (await runner.run(ask())).success
