@@ -7,10 +7,12 @@ it refused: who, where to, why; never a path, a header or a body.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -29,6 +31,7 @@ _GONE = (
     anyio.TypedAttributeLookupError,  # of a connection that was reset before it was looked at
     OSError,
 )
+_OURS = Path(__file__).parent
 _LAST_READ_SECONDS = 1.0
 _TOLD_WHY = 16
 """Connections beyond its share that a client is told why; the others are closed without a word, or telling them would be its own flood."""
@@ -120,8 +123,8 @@ class Proxy:
                 await _send_refusal(client, answer)
             except _GONE:
                 return
-            except Exception:  # noqa: BLE001 - a defect met by one client must not end the proxy for all
-                self._log.exception("connection_failed", client=address)
+            except Exception as error:  # noqa: BLE001 - a defect met by one client must not end the proxy for all
+                self._log.error("connection_failed", client=address, **_defect(error))
 
     async def _serve(self, client: anyio.abc.SocketStream, address: str) -> None:
         side = ClientSide(client)
@@ -196,6 +199,13 @@ def _admitting(entry: Entry | None, asked: Asked) -> Rule:
 
 def _place(asked: Asked) -> dict[str, str | int]:
     return {"host": asked.host, "port": asked.port}
+
+
+def _defect(error: Exception) -> dict[str, str]:
+    """Say what went wrong and where in the program, without the error's words: they may quote what passes."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((frame for frame in reversed(frames) if Path(frame.filename).parent == _OURS), frames[-1])
+    return {"error": type(error).__name__, "at": f"{Path(place.filename).name}:{place.lineno}"}
 
 
 @contextlib.contextmanager

@@ -229,3 +229,15 @@ async def test_refusals_are_written_down_without_contents(bench: Any, caplog: py
     assert '"agent_id": "alice"' in line
     assert "hidden" not in caplog.text
     assert "secret" not in caplog.text
+
+
+async def test_defect_is_written_down_where_it_is(bench: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One client's connection ends with it, and the log says what it was and where, not the words, which may quote what passes."""
+    bench.allow("a.example")
+    bench.names["a.example"] = ["no address, and private"]
+    with caplog.at_level(logging.INFO, logger="cnap_runner"):
+        assert await bench.ask(connect("a.example", 443)) == b""
+    (line,) = [record.getMessage() for record in caplog.records if "connection_failed" in record.getMessage()]
+    assert '"error": "ValueError"' in line
+    assert '"at": "reaching.py:' in line
+    assert "private" not in caplog.text
