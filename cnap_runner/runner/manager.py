@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -15,7 +14,7 @@ import anyio.to_thread
 
 from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
-from cnap_runner.errors import ManagerUnusable, NotSupportedYet, RunnerNotFound
+from cnap_runner.errors import ManagerUnusable, NotSupportedYet
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
@@ -26,19 +25,16 @@ from cnap_runner.runner.archives.arriving import import_agent
 from cnap_runner.runner.archives.leaving import export_agent
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
+from cnap_runner.runner.deleting import delete_agent, purge
 from cnap_runner.runner.hardware import refuse_unable
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.literals import drop_literals, keep_spec, take_literals
+from cnap_runner.runner.literals import keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
-from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.secret_keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
 from cnap_runner.runner.seeding import check_seed, check_source
 from cnap_runner.runner.workspace import AgentFolders
 from cnap_runner.store.base import WishKind
-from cnap_runner.telemetry.logging import get_logger
-
-_log = get_logger(__name__)
 
 OpenInstall = Callable[[], AbstractAsyncContextManager[Install]]
 
@@ -159,25 +155,7 @@ class RunnerManager:
 
         Its workspace and sessions stay, and a later agent of that id goes on with them; ``delete_workspace`` ends all of it.
         """
-        parts = self._usable()
-        install = parts.install
-        check_id(agent_id)
-        try:
-            await install.store.get_agent(agent_id)
-        except RunnerNotFound:
-            if not delete_workspace:
-                return
-        parts.runs.used.discard(agent_id)
-        async with parts.emptied(agent_id, WishKind.DELETE):
-            with contextlib.suppress(RunnerNotFound):  # deleted before; only its files are left
-                # Ended first, so that its record says so and nobody takes the removal for a death.
-                await parts.instances.discard((await install.store.get_agent(agent_id)).runner, reason="it is deleted")
-            await install.store.mark_deleted(agent_id, at=install.now())
-            if delete_workspace:
-                await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)
-                await install.store.erase_agent(agent_id)
-                await drop_literals(install, agent_id)
-        _log.info("runner_deleted", agent_id=agent_id, with_workspace=delete_workspace)
+        await delete_agent(self._usable(), agent_id, with_files=delete_workspace)
 
     # --- archives -------------------------------------------------------------------------------------------------------
 
@@ -218,13 +196,7 @@ class RunnerManager:
 
     async def purge(self) -> None:
         """Remove everything of this install but its data folder's own files: agents, workspaces, instances, networks and what guards them."""
-        parts = self._usable()
-        for row in await parts.install.store.list_agents():
-            await self.delete_runner(row.spec.agent_id, delete_workspace=True)
-        for observation in await parts.install.backend.list_instances(parts.install.install_id):
-            await parts.install.backend.remove(observation.ref, grace=parts.install.settings.stop_timeout)
-        await Reach(parts.install).purge()
-        await parts.install.backend.purge(parts.install.install_id)
+        await purge(self._usable())
 
     # --- secrets --------------------------------------------------------------------------------------------------------
 

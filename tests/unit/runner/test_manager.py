@@ -20,6 +20,7 @@ from cnap_runner.errors import (
     RunInProgress,
     RunnerNotFound,
     RunTimedOut,
+    SecretWarning,
     ServerNotReady,
     ServerRefusedPassword,
     StoreBusy,
@@ -366,6 +367,18 @@ async def test_purge_leaves_no_agent_and_no_instance(
     await (await manager.create_runner(spec)).run(ask())
     await manager.purge()
     assert (await manager.list_runners(), house.backend._instances) == ([], {})
+
+
+async def test_purge_removes_what_deleted_agents_left(manager: RunnerManager, house: Any) -> None:
+    """Their workspaces were kept for a later agent of that id, and there will be none; literal secrets go too."""
+    with pytest.warns(SecretWarning):
+        await manager.create_runner(
+            AgentSpec(agent_id="gone", model="fake/demo", secrets={"K": "literal:a-planted-value"})
+        )
+    await manager.delete_runner("gone")
+    assert [info.agent_id for info in await manager.list_workspaces()] == ["gone"]
+    await manager.purge()
+    assert (await manager.list_workspaces(), await manager.list_secrets()) == ([], [])
 
 
 async def test_at_its_end_a_manager_stops_or_leaves_what_it_used(house: Any, spec: AgentSpec, ask: Ask) -> None:
