@@ -1,7 +1,7 @@
 """An agent comes into an install from one file.
 
-It holds the lease of the agent's id, so that nobody else makes or drives an agent of that id meanwhile. Files are unpacked into drafts; only
-what is whole gets its name, and the agent is made known last.
+It holds the lease of the agent's id, so that nobody else imports or drives an agent of that id meanwhile. Files are unpacked into drafts; only
+what is whole gets its name, which fails where somebody made an agent of this id since, and the agent is made known last.
 """
 
 from __future__ import annotations
