@@ -18,6 +18,10 @@ from cnap_runner.runner.removal import remove
 PRIVATE = 0o700
 SHARED = 0o755
 
+_REMOVED = "~removed"
+ASIDE = f".*{_REMOVED}"
+"""Pattern of the names of what was set aside."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentFolders:
@@ -112,9 +116,25 @@ class AgentFolders:
         for path in (self.workspace, *self.drafts(), self.seeded_mark):
             remove(path)
 
+    def set_aside(self) -> None:
+        """Take the names from all that is the agent's; `delete_aside` removes it. A later agent of this id begins with nothing. Raises as `make`."""
+        for path in (self.workspace, self._own):
+            try:
+                path.rename(path.with_name(f".{self.agent_id}{_REMOVED}"))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise folder_error(path.parent, error) from error
+
+    def delete_aside(self) -> None:
+        """Remove for ever what was set aside, and drafts. Raises as `remove`."""
+        for path in self.drafts():
+            remove(path)
+
     def delete(self) -> None:
         """Remove workspace, sessions, home and settings for ever. Gone already: nothing happens. Raises as `remove`."""
-        for path in (self.workspace, *self.drafts(), self._own):
+        self.delete_aside()
+        for path in (self.workspace, self._own):
             remove(path)
 
 

@@ -20,7 +20,8 @@ from cnap_runner.runner.access import Owner, give_all
 from cnap_runner.runner.disk import measure
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.literals import drop_literals
-from cnap_runner.runner.workspace import AgentFolders, folder_error
+from cnap_runner.runner.removal import remove
+from cnap_runner.runner.workspace import ASIDE, AgentFolders, folder_error
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
@@ -91,17 +92,30 @@ async def prune(parts: Parts) -> list[str]:
                 removed.append(agent_id)
         except RunnerError as error:
             _log.warning("workspace_not_removed", agent_id=agent_id, error=str(error))
+    if install.settings.workspace_retention is not None:
+        await anyio.to_thread.run_sync(_remove_left_aside, install.settings.data_dir)
     return removed
+
+
+def _remove_left_aside(data_dir: Path) -> None:
+    """Remove what an earlier time set aside and could not remove, or was killed over. Blocks."""
+    for path in (*(data_dir / "workspace").glob(ASIDE), *(data_dir / "agents").glob(ASIDE)):
+        try:
+            remove(path)
+        except RunnerError as error:
+            _log.warning("workspace_not_removed", path=str(path), error=str(error))
 
 
 async def _remove_deleted(parts: Parts, agent_id: str) -> bool:
     install = parts.install
     async with parts.leased(agent_id, "retention"):
-        # It may have come back, or have been removed by another manager, while the lease was waited for.
-        if agent_id not in {row.spec.agent_id for row in await install.store.list_deleted()}:
+        # It may have come back, or have been removed by another manager. Whoever makes it known again takes no lease: before this
+        # transaction the agent comes back to all of its files, after it to none.
+        if not await install.store.erase_deleted(agent_id):
             return False
-        await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)
-        await install.store.erase_deleted(agent_id)
+        folders = AgentFolders(install.settings.data_dir, agent_id)
+        await anyio.to_thread.run_sync(folders.set_aside)
+        await anyio.to_thread.run_sync(folders.delete_aside)
         await drop_literals(install, agent_id)
     _log.info("workspace_removed", agent_id=agent_id, reason="its retention is over")
     return True

@@ -13,6 +13,7 @@ import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest, Workspace
 from cnap_runner.errors import ConflictError, InvalidInput, RunnerNotFound, WorkspaceSeedFailed
+from cnap_runner.store.sql import SqlStore
 
 Ask = Callable[..., RunRequest]
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -158,6 +159,36 @@ async def test_a_manager_prunes_when_it_begins(house: Any, spec: AgentSpec) -> N
         with anyio.fail_after(10):
             while (house.data_dir / "workspace" / "alice").exists():
                 await anyio.sleep(0.02)
+
+
+async def test_an_agent_that_comes_back_as_its_retention_ends_has_all_of_its_files(
+    house: Any, spec: AgentSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made known again at the last moment, it is not due any more, and nothing of it is removed."""
+    async with house.manager() as manager:
+        await manager.create_runner(spec)
+        (house.data_dir / "workspace" / "alice" / "work").write_text("mine")
+        await manager.delete_runner("alice")
+    erase = SqlStore.erase_deleted
+    async with house.manager(is_observer=True, workspace_retention=1e-6) as manager:
+
+        async def comes_back(store: SqlStore, agent_id: str) -> bool:
+            await manager.create_runner(spec)
+            return await erase(store, agent_id)
+
+        monkeypatch.setattr(SqlStore, "erase_deleted", comes_back)
+        assert await manager.prune_workspaces() == []
+    assert (house.data_dir / "workspace" / "alice" / "work").read_text() == "mine"
+
+
+async def test_what_an_earlier_prune_left_is_removed(house: Any) -> None:
+    """A prune that was killed, or could not remove a file, is finished by the next one."""
+    left = house.data_dir / "workspace" / ".alice~removed"
+    left.mkdir(parents=True)
+    (left / "work").touch()
+    async with house.manager(is_observer=True, workspace_retention="1h") as manager:
+        await manager.prune_workspaces()
+    assert not left.exists()
 
 
 @only_root
