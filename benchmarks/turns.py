@@ -11,8 +11,8 @@ from benchmarks.bare import BareClient
 from benchmarks.stage import Stage
 from cnap_runner import Message, RunRequest
 from cnap_runner.model.events import RunEvent, TextDelta
-from cnap_runner.runner.callbacks import StatusCallback
 from cnap_runner.runner.runner import Runner
+from cnap_runner.runner.turns.callbacks import StatusCallback
 
 Heard = list[tuple[str, int]]
 """Pieces of text and the moment each was heard, of the clock that all processes share."""

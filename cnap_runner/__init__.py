@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cnap_runner.model.events import RunEvent
     from cnap_runner.model.run import Attachment, Message, Outcome, RunRecord, RunRequest, RunResult, RunState, Usage
     from cnap_runner.model.runner import RunnerStatus
-    from cnap_runner.runner.callbacks import StatusCallback
     from cnap_runner.runner.runner import Runner
+    from cnap_runner.runner.turns.callbacks import StatusCallback
     from cnap_runner.settings import Settings
     from cnap_runner.wiring import RunnerManager
 
@@ -52,7 +52,7 @@ _HOMES = {
     "model.events": ("RunEvent",),
     "model.run": ("Attachment", "Message", "Outcome", "RunRecord", "RunRequest", "RunResult", "RunState", "Usage"),
     "model.runner": ("RunnerStatus",),
-    "runner.callbacks": ("StatusCallback",),
+    "runner.turns.callbacks": ("StatusCallback",),
     "runner.runner": ("Runner",),
     "settings": ("Settings",),
     "wiring": ("RunnerManager",),

@@ -20,10 +20,10 @@ from cnap_runner.model.ids import new_id
 from cnap_runner.model.instance import Kit
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
-from cnap_runner.runner.configuration import mapping
 from cnap_runner.runner.install import Install, load_key
 from cnap_runner.runner.known import KnownRunners
-from cnap_runner.runner.workspace import folder_error
+from cnap_runner.runner.provisioning.configuration import mapping
+from cnap_runner.runner.workspaces.folders import folder_error
 from cnap_runner.secrets.base import SecretStore
 from cnap_runner.secrets.environment import EnvironmentSource
 from cnap_runner.secrets.files import FileSource

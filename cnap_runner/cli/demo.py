@@ -85,7 +85,7 @@ async def _demo(settings: Settings, agent_id: str, _: Interrupts) -> ExitCode:
 
 def _holds(path: Path, greeting: str) -> bool:
     """Whether the file is there with what was written, and not a link to another."""
-    from cnap_runner.runner.confined import read_file
+    from cnap_runner.runner.workspaces.confined import read_file
 
     try:
         return read_file(path.parent, path.name, at_most=1024) == greeting.encode()

@@ -15,7 +15,7 @@ from cnap_runner.cli.options import Yes, settings_of
 from cnap_runner.cli.output import note
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ConflictError, InvalidInput, LeaseLost, RunnerError, StoreBusy, StoreError, StoreTooNew
-from cnap_runner.runner.removal import remove
+from cnap_runner.runner.workspaces.removal import remove
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts

@@ -19,7 +19,7 @@ from cnap_runner.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
-    from cnap_runner.runner.secret_keeping import SecretUse
+    from cnap_runner.runner.secrecy.keeping import SecretUse
     from cnap_runner.settings import Settings
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="Keep the secrets that agents use.")

@@ -18,11 +18,11 @@ from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.planning import Plan
+from cnap_runner.runner.provisioning.planning import Plan
+from cnap_runner.runner.provisioning.settings_folder import write_settings
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.readiness import wait_until_ready
-from cnap_runner.runner.settings_folder import write_settings
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.workspaces.folders import AgentFolders
 
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""

@@ -9,9 +9,9 @@ import anyio.to_thread
 
 from cnap_runner.errors import RunnerNotFound
 from cnap_runner.model.ids import check_id
-from cnap_runner.runner.literals import drop_literals
 from cnap_runner.runner.reach import Reach
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.secrecy.literals import drop_literals
+from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.store.base import WishKind
 from cnap_runner.telemetry.logging import get_logger
 

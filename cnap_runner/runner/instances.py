@@ -27,14 +27,14 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceRef, InstanceStatus, Network
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import Booter, Life, LiveInstance
-from cnap_runner.runner.changes import CannotApply, Changes, is_behind, needs_new_instance
-from cnap_runner.runner.hardware import network_of
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.known_secrets import KnownSecrets
-from cnap_runner.runner.planning import Plan, Planner
+from cnap_runner.runner.provisioning.changes import CannotApply, Changes, is_behind, needs_new_instance
+from cnap_runner.runner.provisioning.hardware import network_of
+from cnap_runner.runner.provisioning.planning import Plan, Planner
+from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.reach import Reach
-from cnap_runner.runner.seeding import seed_at_start
-from cnap_runner.runner.workspace_plugins import refuse_plugins
+from cnap_runner.runner.secrecy.known import KnownSecrets
+from cnap_runner.runner.workspaces.seeding import seed_at_start
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 

@@ -20,20 +20,20 @@ from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.model.workspace import Mended, WorkspaceInfo
-from cnap_runner.runner import workspaces
 from cnap_runner.runner.archives.arriving import import_agent
 from cnap_runner.runner.archives.leaving import export_agent
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.deleting import delete_agent, purge
-from cnap_runner.runner.hardware import refuse_unable
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.literals import keep_spec, take_literals
 from cnap_runner.runner.parts import Parts
+from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.runner import Runner
-from cnap_runner.runner.secret_keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
-from cnap_runner.runner.seeding import check_seed, check_source
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.secrecy.keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
+from cnap_runner.runner.secrecy.literals import keep_spec, take_literals
+from cnap_runner.runner.workspaces import listing as workspaces
+from cnap_runner.runner.workspaces.folders import AgentFolders
+from cnap_runner.runner.workspaces.seeding import check_seed, check_source
 from cnap_runner.store.base import WishKind
 
 OpenInstall = Callable[[], AbstractAsyncContextManager[Install]]

@@ -14,17 +14,17 @@ from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import BackendError, RunnerError
 from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
-from cnap_runner.runner.active import ActiveRuns, Interruption
-from cnap_runner.runner.changes import is_behind
-from cnap_runner.runner.error_redaction import redacted_errors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
-from cnap_runner.runner.quota import Quota
+from cnap_runner.runner.provisioning.changes import is_behind
 from cnap_runner.runner.reach import Reach
-from cnap_runner.runner.runs import Runs
-from cnap_runner.runner.settlement import settle_all
+from cnap_runner.runner.secrecy.errors import redacted_errors
+from cnap_runner.runner.turns.active import ActiveRuns, Interruption
+from cnap_runner.runner.turns.runs import Runs
+from cnap_runner.runner.turns.settlement import settle_all
 from cnap_runner.runner.watch import Watch
-from cnap_runner.runner.workspaces import prune
+from cnap_runner.runner.workspaces.listing import prune
+from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Wish, WishKind
 from cnap_runner.telemetry.logging import get_logger
 

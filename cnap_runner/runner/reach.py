@@ -17,9 +17,9 @@ from cnap_runner.egress.rules import Rule, parse_rule
 from cnap_runner.errors import InvalidInput, RunnerError
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
-from cnap_runner.runner.configuration import mapping, providers_of
-from cnap_runner.runner.hardware import network_of
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.provisioning.configuration import mapping, providers_of
+from cnap_runner.runner.provisioning.hardware import network_of
 from cnap_runner.telemetry.logging import get_logger
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -17,10 +17,10 @@ from cnap_runner.model.instance import ExecResult, InstanceRef, LogLine
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.runner.callbacks import Audience, Emit, StatusCallback
-from cnap_runner.runner.changes import PendingChange, pending
-from cnap_runner.runner.mcp_states import mcp_states
 from cnap_runner.runner.parts import Parts
+from cnap_runner.runner.provisioning.changes import PendingChange, pending
+from cnap_runner.runner.provisioning.mcp_states import mcp_states
+from cnap_runner.runner.turns.callbacks import Audience, Emit, StatusCallback
 from cnap_runner.store.base import AgentRow
 
 

@@ -10,9 +10,9 @@ import contextlib
 from cnap_runner.errors import InstanceNotFound, RunnerNotFound
 from cnap_runner.model.instance import InstanceEventKind, Observation
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.runner.active import ActiveRuns
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.turns.active import ActiveRuns
 from cnap_runner.telemetry.logging import get_logger
 
 SIGKILL_EXIT = 137

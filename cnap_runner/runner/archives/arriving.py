@@ -23,12 +23,12 @@ from cnap_runner.runner.archives.manifest import Manifest
 from cnap_runner.runner.archives.needs import missing_of
 from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
 from cnap_runner.runner.declarations import spec_data
-from cnap_runner.runner.disk import free_bytes
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.literals import keep_spec
 from cnap_runner.runner.parts import Parts
-from cnap_runner.runner.removal import remove
-from cnap_runner.runner.workspace import AgentFolders, folder_error
+from cnap_runner.runner.secrecy.literals import keep_spec
+from cnap_runner.runner.workspaces.disk import free_bytes
+from cnap_runner.runner.workspaces.folders import AgentFolders, folder_error
+from cnap_runner.runner.workspaces.removal import remove
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 

@@ -12,7 +12,7 @@ import anyio.to_thread
 from cnap_runner.image.packages import OPENCODE
 from cnap_runner.model.instance import InstanceSpec, Limits
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.workspaces.folders import AgentFolders
 
 POLL_SECONDS = 0.02
 

@@ -26,7 +26,7 @@ from cnap_runner.runner.archives.packing import Contents, pack
 from cnap_runner.runner.declarations import spec_data
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.parts import Parts
-from cnap_runner.runner.workspace import AgentFolders
+from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.telemetry.logging import get_logger
 
 _log = get_logger(__name__)

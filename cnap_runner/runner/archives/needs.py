@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.runner.configuration import CATALOGUE_KEYS, providers_of
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.resolving import Resolver
+from cnap_runner.runner.provisioning.configuration import CATALOGUE_KEYS, providers_of
+from cnap_runner.runner.secrecy.resolving import Resolver
 
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

@@ -20,8 +20,8 @@ from cnap_runner.errors import InsufficientResources, RunnerError
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import END, MANIFEST, Entry, Manifest, Tally
 from cnap_runner.runner.archives.scanning import Scanner
-from cnap_runner.runner.confined import Found, Step, Walk, open_regular, opened_folder
-from cnap_runner.runner.workspace import folder_error
+from cnap_runner.runner.workspaces.confined import Found, Step, Walk, open_regular, opened_folder
+from cnap_runner.runner.workspaces.folders import folder_error
 
 LEFT_OUT = frozenset(f"state/opencode/{name}" for name in ("auth.json", "mcp-auth.json", "log", "opencode.db-shm"))
 """OpenCode's own logins; its logs, which may quote what was redacted elsewhere; and what SQLite makes anew."""

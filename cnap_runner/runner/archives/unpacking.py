@@ -36,7 +36,7 @@ from cnap_runner.runner.archives.manifest import (
     manifest_from,
 )
 from cnap_runner.runner.archives.packing import PIECE, Stopped
-from cnap_runner.runner.workspace import folder_error
+from cnap_runner.runner.workspaces.folders import folder_error
 
 MAX_HEADER = 64 << 10
 """Bytes of one extended header. The library reads it into memory as a whole."""

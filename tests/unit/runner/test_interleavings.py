@@ -285,7 +285,7 @@ async def test_killed_while_sending_and_nothing_arrived_is_proven_by_ending_the_
     house: Any, warm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the instance lives absence proves nothing; once it has ended it does."""
-    monkeypatch.setattr("cnap_runner.runner.settlement.ARRIVAL_SECONDS", 0.2)
+    monkeypatch.setattr("cnap_runner.runner.turns.settlement.ARRIVAL_SECONDS", 0.2)
     instance_id, session = warm
     async with house.manager(is_observer=True) as manager:
         run = await enter(manager, state=RunState.SENDING, sent_to=instance_id, session=session)

@@ -1,0 +1,1 @@
+"""How secrets reach an agent, and what keeps them from everybody else."""

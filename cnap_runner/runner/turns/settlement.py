@@ -1,0 +1,170 @@
+"""Ledger entries that nobody drives any more: find out what became of them, and end them with the truth.
+
+The rules (DESIGN §4): nothing is sent twice, nothing finished is lost. An entry before ``sending`` was not sent. For one after it the
+session is read: a newer user message means it was sent, and its answers say how it ended. Absence proves nothing while the instance
+it was sent to lives, because the request may still be on its way; so after a while that instance is ended, and then it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+
+from cnap_runner.errors import RunnerError, RunnerNotFound, ServerUnreachable, SessionNotFound
+from cnap_runner.model.events import RunEvent
+from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
+from cnap_runner.runner.boot import LiveInstance
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
+from cnap_runner.runner.turns.ending import result_of, turn_timing, wind_up
+from cnap_runner.store.base import AgentRow
+from cnap_runner.telemetry.logging import get_logger
+
+TRIES = 3
+
+ARRIVAL_SECONDS = 5.0
+"""How long a request whose sender died may still take to arrive. Between two processes of one host it takes milliseconds."""
+
+_log = get_logger(__name__)
+
+_NOT_SENT = TurnEnd(
+    outcome=Outcome.FAILED,
+    error=RunError(code="not_sent", message="The manager ended before the prompt was sent.", retryable=True),
+)
+_UNREADABLE = TurnEnd(
+    outcome=Outcome.UNKNOWN,
+    error=RunError(code="unknown", message="The session this run was sent to is gone; how it ended cannot be known."),
+)
+
+
+class Settlement:
+    """Ends abandoned entries. Only the head of an agent's queue can be settled, and with its lease."""
+
+    def __init__(self, install: Install, instances: Instances, active: ActiveRuns) -> None:
+        self._install = install
+        self._instances = instances
+        self._active = active
+
+    async def settle(self, run: RunRecord) -> RunResult | None:
+        """Settle one entry. None where somebody else has the lease, or it ended meanwhile; the entry is as it was, then."""
+        install = self._install
+        active = await self._take(run)
+        if active is None:
+            return None
+        try:
+            end, record = await self._find_out(active)
+            if record is not None and record.status is RunnerStatus.RUNNING:
+                record = record.turn_ended(at=install.now())
+            result = result_of(active.run, end, install)
+            await install.store.finish_run(active.run, result, runner=record, at=install.now())
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await install.store.release_lease(run.agent_id, install.manager_id)
+            raise
+        finally:
+            self._active.remove(active)
+        _log.info("run_settled", run_id=run.run_id, agent_id=run.agent_id, outcome=str(result.outcome))
+        return result
+
+    async def _take(self, run: RunRecord) -> ActiveRun | None:
+        """Make the entry ours, with the lease, unless somebody drives it by now."""
+        install = self._install
+        async with self._active.entering.holding(run.agent_id):
+            if self._active.get(run.run_id) is not None:
+                return None
+            taken = await install.store.take_over(
+                run, manager_id=install.manager_id, at=install.now(), is_alive=self._is_driven
+            )
+            return None if taken is None else self._active.add(taken)
+
+    def _is_driven(self, manager_id: str) -> bool:
+        """Whether this manager's entries have coroutines. Ours that come here have none: nobody registered them."""
+        return manager_id != self._install.manager_id and self._install.is_alive(manager_id)
+
+    async def _find_out(self, active: ActiveRun) -> tuple[TurnEnd, RunnerRecord | None]:
+        """Tell how the entry's turn ended; an instance that dies while it is read is followed by another."""
+        run = active.run
+        if not run.state.is_sent or run.session_id is None:
+            return _NOT_SENT, None
+        for _ in range(TRIES):
+            try:
+                row = await self._install.store.get_agent(run.agent_id)
+                return await self._read(active, row)
+            except (RunnerNotFound, SessionNotFound):
+                return _UNREADABLE, None
+            except ServerUnreachable:
+                await self._instances.distrust(run.agent_id)
+        raise ServerUnreachable(f"The server of agent {run.agent_id} ends again and again while its session is read.")
+
+    async def _read(self, active: ActiveRun, row: AgentRow) -> tuple[TurnEnd, RunnerRecord | None]:
+        """Read from the session how the turn ended, in the instance it was sent to or a later one."""
+        run, record = active.run, row.runner
+        if record.instance_id == run.instance_id:
+            live = await self._instances.use_as_it_is(record)
+            if live is not None:
+                if await self._arrived(live.client, run):
+                    return await self._follow(active, live), record
+                record = await self._instances.end(record, reason="to prove that a prompt did not arrive")
+        live, record = await self._instances.ensure(replace(row, runner=record))
+        if not await was_sent(live.client, run.session_id or "", run.after_message_id):
+            return _NOT_SENT, record
+        return await self._follow(active, live), record
+
+    async def _arrived(self, client: OpenCodeClient, run: RunRecord) -> bool:
+        with anyio.move_on_after(ARRIVAL_SECONDS):
+            while not await was_sent(client, run.session_id or "", run.after_message_id):
+                await anyio.sleep(ARRIVAL_SECONDS / 20)
+            return True
+        return False
+
+    async def _follow(self, active: ActiveRun, live: LiveInstance) -> TurnEnd:
+        """Follow the turn to its end, within the time it has; an abort is heard here too."""
+        run = active.run
+        turn = Turn(
+            live.client,
+            live.events,
+            session_id=run.session_id or "",
+            after_message_id=run.after_message_id,
+            emit=_nobody_listens,
+            timing=turn_timing(self._install),
+        )
+        active.instance_id, active.interruption = live.ref.instance_id, None
+        used = self._install.now() - (run.sent_at or run.created_at)
+        left = max(self._install.settings.max_run_time - used, timedelta(seconds=1))
+        end: TurnEnd | None = None
+        with active.interruptible(anyio.current_time() + left.total_seconds()):
+            end = await turn.follow()
+        if end is not None:
+            return end
+        if active.interruption is Interruption.DIED:
+            raise ServerUnreachable("The instance ended while its session was read.")
+        return await wind_up(active, turn, live.client)
+
+
+async def _nobody_listens(_: RunEvent) -> None:
+    """The caller of an abandoned run is gone."""
+
+
+async def settle_all(
+    install: Install, agents: list[str], settle_abandoned: Callable[[str], Awaitable[None]], *, at_once: int = 2
+) -> None:
+    """Settle the queues of several agents, few at a time. One that cannot be settled now is left for later."""
+    limiter = anyio.CapacityLimiter(at_once)
+
+    async def one(agent_id: str) -> None:
+        async with limiter:
+            try:
+                await settle_abandoned(agent_id)
+            except RunnerError as error:
+                _log.warning("settlement_failed", agent_id=agent_id, error=str(error), install=install.install_id)
+
+    async with anyio.create_task_group() as tasks:
+        for agent_id in agents:
+            tasks.start_soon(one, agent_id)

@@ -1,0 +1,1 @@
+"""An agent's files: folders, seeding, sharing, measuring, quota, removal. Nothing here leaves an agent's folders."""

@@ -1,0 +1,106 @@
+"""The look at a session that is taken while the run's entry is written: it saves time, and is never believed too long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cnap_runner import AgentSpec, RunnerManager, RunRequest
+from cnap_runner.runner.turns import runs as runs_module
+from cnap_runner.runner.turns.head_start import Claimed, HeadStart, take_head_start
+from cnap_runner.store.base import TurnContext
+
+Ask = Callable[..., RunRequest]
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[HeadStart | None]:
+    """Each head start that a run took, in order."""
+    taken: list[HeadStart | None] = []
+
+    async def noted(*arguments: Any) -> HeadStart | None:
+        taken.append(await take_head_start(*arguments))
+        return taken[-1]
+
+    monkeypatch.setattr(runs_module, "take_head_start", noted)
+    return taken
+
+
+async def context_of(manager: RunnerManager) -> TurnContext:
+    return await manager._usable().install.store.turn_context("alice", "main")
+
+
+async def test_the_next_turn_of_a_task_asks_the_session_once(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: Ask, taken: list[HeadStart | None]
+) -> None:
+    """From the second turn on the session is looked at early, and not again."""
+    runner = await manager.create_runner(spec)
+    for prompt in ("one", "two", "three"):
+        await runner.run(ask(prompt))
+    assert [ahead is not None for ahead in taken] == [False, True, True]
+    server = house.servers["alice"]
+    assert server.requests.count("GET /session/status") == 2
+    assert server.prompts == ["one", "two", "three"]
+
+
+async def test_another_task_is_looked_at_under_the_lease(
+    manager: RunnerManager, spec: AgentSpec, ask: Ask, taken: list[HeadStart | None]
+) -> None:
+    """Only the session of the last turn is known well enough."""
+    runner = await manager.create_runner(spec)
+    for task_id in ("a", "b", "a"):
+        assert (await runner.run(ask(task_id, task_id=task_id))).success
+    assert taken == [None] * 3
+
+
+async def test_a_turn_of_another_manager_makes_it_void(
+    house: Any, spec: AgentSpec, ask: Ask, taken: list[HeadStart | None]
+) -> None:
+    """Somebody else's turn that ended in between shows in the claimed entry; then the session is looked at again."""
+    async with house.manager() as one, house.manager() as two:
+        runner = await one.create_runner(spec)
+        await runner.run(ask("one"))
+        before = await context_of(one)
+        live = one._usable().instances.last_used("alice")
+        assert live is not None
+        ahead = await take_head_start(live, "main")
+        assert ahead is not None
+        assert Claimed(before, ahead).rest_of(live) == ahead.rest
+
+        result = await (await two.get_runner("alice")).run(ask("two"))
+        assert Claimed(await context_of(one), ahead).rest_of(live) is None
+        assert (await runner.run(ask("three"))).session_id == result.session_id
+    assert house.prompts == ["one", "two", "three"]
+
+
+async def test_what_was_seen_counts_for_that_instance_and_session_alone(
+    manager: RunnerManager, spec: AgentSpec, ask: Ask
+) -> None:
+    """Another instance, another session, or another end of the last turn: void."""
+    await (await manager.create_runner(spec)).run(ask())
+    live = manager._usable().instances.last_used("alice")
+    assert live is not None
+    ahead = await take_head_start(live, "main")
+    context = await context_of(manager)
+    assert Claimed(context, ahead).rest_of(live) is not None
+    assert Claimed(context, None).rest_of(live) is None
+    assert Claimed(context, ahead).rest_of(replace(live)) is None
+    assert Claimed(replace(context, session_id="ses_other"), ahead).rest_of(live) is None
+    ended = context.agent.last_active_at
+    assert ended is not None
+    later = replace(context.agent, last_active_at=ended + timedelta(microseconds=1))
+    assert Claimed(replace(context, agent=later), ahead).rest_of(live) is None
+
+
+async def test_a_server_that_is_gone_gives_no_head_start(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: Ask
+) -> None:
+    """Nothing is raised; the run itself finds out."""
+    await (await manager.create_runner(spec)).run(ask())
+    await house.servers["alice"].kill()
+    assert await take_head_start(manager._usable().instances.last_used("alice"), "main") is None
+    assert await take_head_start(None, "main") is None
