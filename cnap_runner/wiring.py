@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from cnap_runner.backends.base import Backend
 from cnap_runner.egress.barrier import Barrier
-from cnap_runner.errors import InvalidInput, StoreError
+from cnap_runner.errors import InvalidInput, RunnerError, StoreError
 from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.instance import Kit
@@ -91,6 +91,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
                 kit_for=partial(_kit_for, own_image=settings.image),
+                has_image=_has_image,
             )
             yield install
     finally:
@@ -117,6 +118,16 @@ def _kit_for(image: str, *, own_image: str) -> Kit | None:
     from cnap_runner.image.kit import prepare_kit  # noqa: PLC0415 - loads the engine's library
 
     return prepare_kit(image, own_image)
+
+
+def _has_image(image: str) -> bool:
+    from cnap_runner.image.engine import connected, find_image  # noqa: PLC0415 - loads the engine's library
+
+    try:
+        with connected() as engine:
+            return find_image(engine, image) is not None
+    except RunnerError:
+        return True  # what cannot be asked now is found at the start
 
 
 def make_secrets(settings: Settings, key: bytes) -> SecretStore:

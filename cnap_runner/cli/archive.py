@@ -17,8 +17,12 @@ from cnap_runner.errors import ConflictError, InvalidInput
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.settings import Settings
+    from cnap_runner.wiring import RunnerManager
 
 MIB = 1 << 20
+
+CLOSING_WORDS_SECONDS = 5
+"""Longest time to look up how an interrupted import ended."""
 
 
 def export(
@@ -43,12 +47,25 @@ def export(
 
 
 async def _export(settings: Settings, agent_id: str, target: Path, with_home: bool, _: Interrupts) -> None:
+    import anyio
+
     from cnap_runner.cli.transfers import ShownTransfer
 
     async with install.opened(settings) as manager:
         await manager.get_runner(agent_id)
-        with ShownTransfer(f"exporting agent {agent_id}") as listener:
-            await manager.export_agent(agent_id, target, with_home=with_home, listener=listener)
+        before = _mark(target)
+        try:
+            with ShownTransfer(f"exporting agent {agent_id}") as listener:
+                await manager.export_agent(agent_id, target, with_home=with_home, listener=listener)
+        except anyio.get_cancelled_exc_class():
+            what = "nothing was exported" if _mark(target) == before else f"{target} is written all the same"
+            note(f"interrupted; {what}")
+            raise
+
+
+def _mark(path: Path) -> int | None:
+    """Tell one file of a name from a later one."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def import_(
@@ -72,11 +89,27 @@ def import_(
 
 
 async def _import(settings: Settings, archive: Path, agent_id: str | None, max_size: int | None, _: Interrupts) -> None:
+    import anyio
+
     from cnap_runner.cli.transfers import ShownTransfer
 
     async with install.opened(settings, must_exist=False) as manager:
-        with ShownTransfer(f"importing {archive.name}") as listener:
-            runner = await manager.import_agent(
-                archive, agent_id=agent_id, max_bytes=None if max_size is None else max_size * MIB, listener=listener
-            )
+        before = await _agents(manager)
+        try:
+            with ShownTransfer(f"importing {archive.name}") as listener:
+                runner = await manager.import_agent(
+                    archive,
+                    agent_id=agent_id,
+                    max_bytes=None if max_size is None else max_size * MIB,
+                    listener=listener,
+                )
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSING_WORDS_SECONDS):
+                new = ", ".join(sorted(await _agents(manager) - before))
+                note(f"interrupted; {f'there is a new agent all the same: {new}' if new else 'nothing was imported'}")
+            raise
     note(f"agent {runner.agent_id} is imported; its files are in {settings.data_dir / 'workspace' / runner.agent_id}")
+
+
+async def _agents(manager: RunnerManager) -> set[str]:
+    return {runner.agent_id for runner in await manager.list_runners()}

@@ -19,6 +19,7 @@ class ShownTransfer(ArchiveListener):
         self._console = stderr()
         self._progress = Progress(self._console)
         self._percent = -1
+        self._notes: list[str] = []
         self._warnings: list[str] = []
 
     def __enter__(self) -> Self:
@@ -26,6 +27,8 @@ class ShownTransfer(ArchiveListener):
 
     def __exit__(self, *exc_info: object) -> None:
         self._progress.clear()
+        for text in self._notes:
+            note(text)
         for text in self._warnings[:MOST_WARNINGS]:
             note(f"warning: {text}", style="yellow")
         if len(self._warnings) > MOST_WARNINGS:
@@ -37,6 +40,10 @@ class ShownTransfer(ArchiveListener):
         if percent != self._percent and self._console.is_terminal:
             self._percent = percent
             self._progress.say(f"{self._what}: {percent} % of {total / 1e6:.0f} MB")
+
+    def on_note(self, text: str) -> None:
+        """Keep it for the end."""
+        self._notes.append(text)
 
     def on_warning(self, text: str) -> None:
         """Keep it for the end."""

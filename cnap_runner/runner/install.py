@@ -40,6 +40,10 @@ def _no_kit(_image: str) -> Kit | None:
     return None
 
 
+def _has_any_image(_image: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Install:
     """One manager's view of its install."""
@@ -61,6 +65,8 @@ class Install:
     """``install.lock``: held for what happens once per install, such as making its networks."""
     kit_for: Callable[[str], Kit | None] = _no_kit
     """What must be brought into an image that is not ours. Blocks; raises as `cnap_runner.image.kit.prepare_kit`."""
+    has_image: Callable[[str], bool] = _has_any_image
+    """Whether the engine has an image, as far as it can be asked. Blocks; raises nothing."""
     now: Callable[[], datetime] = utc_now
 
     async def save_runner(self, record: RunnerRecord) -> None:

@@ -20,14 +20,14 @@ from cnap_runner.model.ids import check_id
 from cnap_runner.runner.archives.circumstances import in_thread, opencode_version, workspace_path
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import Manifest
-from cnap_runner.runner.archives.needs import missing_of
+from cnap_runner.runner.archives.needs import missing_of, needs_of
 from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
 from cnap_runner.runner.declarations import spec_data
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.secrecy.literals import keep_spec
 from cnap_runner.runner.workspaces.disk import free_bytes
-from cnap_runner.runner.workspaces.folders import AgentFolders, folder_error
+from cnap_runner.runner.workspaces.folders import PRIVATE, SHARED, AgentFolders, folder_error
 from cnap_runner.runner.workspaces.removal import remove
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
@@ -127,7 +127,7 @@ class _Drafts:
         try:
             for folder in dict.fromkeys((self._workspace, self._own, *trees.values())):
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                folder.mkdir(mode=0o700)
+                folder.mkdir(mode=SHARED if folder == self._workspace else PRIVATE)
         except OSError as error:
             raise folder_error(self._own.parent, error) from error
         return trees
@@ -174,7 +174,15 @@ async def _make_known(install: Install, spec: AgentSpec, manifest: Manifest) -> 
 
 
 async def _tell_differences(install: Install, spec: AgentSpec, manifest: Manifest, listener: ArchiveListener) -> None:
-    needs = {name: spec.secrets.get(name, reference) for name, reference in manifest.needs.items()}
+    # What the manifest says it needs is one thing, what the spec will use another: it may name any secret of this host.
+    needs = manifest.needs | needs_of(spec, install)
+    if needs:
+        pairs = (f"{name} ({reference})" for name, reference in sorted(needs.items()))
+        # Whoever made the archive chose these words: none of them may look like a line of ours.
+        listed = ", ".join(pair if pair.isprintable() else repr(pair) for pair in pairs)
+        listener.on_note(f"Agent {spec.agent_id} uses these secrets: {listed}.")
+    if spec.image is not None and not await anyio.to_thread.run_sync(install.has_image, spec.image):
+        listener.on_note(f"The engine has no image {spec.image}; pull or build it before the first run.")
     missing = await anyio.to_thread.run_sync(missing_of, needs, install)
     for name, reference in missing.items():
         listener.on_warning(f"Secret {name} ({reference}) has no value here; set it before the first run.")

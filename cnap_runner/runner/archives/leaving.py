@@ -41,6 +41,8 @@ async def export_agent(parts: Parts, agent_id: str, path: Path, *, with_home: bo
         tasks = await install.store.sessions_of(agent_id)
         needs = needs_of(row.spec, install)
         secrets = await anyio.to_thread.run_sync(values_of, needs, row.spec, install)
+        for name in sorted(needs.keys() - secrets.keys()):
+            listener.on_warning(f"Secret {name} could not be read here, so it was not looked for.")
         folders = AgentFolders(install.settings.data_dir, agent_id)
         trees = {name: getattr(folders, name) for name in TREES if name != "home" or with_home}
 

@@ -16,6 +16,10 @@ class ArchiveListener:
     def on_progress(self, done: int, total: int) -> None:
         """Hear how many bytes are done, of about how many."""
 
+    def on_note(self, text: str) -> None:
+        """Hear of what an imported agent will use; the text holds no secret."""
+        _log.info("archive", note=text)
+
     def on_warning(self, text: str) -> None:
         """Hear of something that was left out or is needed; the text holds no secret."""
         _log.warning("archive", warning=text)

@@ -16,8 +16,8 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.edge import EdgeModel
 from cnap_runner.model.ids import TaskId
 
-FORMAT = 1
-"""Counts up with each change that an older version cannot read."""
+FORMAT = 2
+"""Counts up with each change that an older version cannot read. Since 2 the checksum covers the manifest."""
 
 MANIFEST = "manifest.json"
 END = "end.json"
@@ -25,6 +25,9 @@ END = "end.json"
 
 MAX_MANIFEST = 16 << 20
 """Bytes. A spec may hold files of its own."""
+
+MAX_NAME = 4000
+"""Longest name of a member, in characters."""
 
 TREES: tuple[Literal["workspace", "state", "home"], ...] = ("workspace", "state", "home")
 
@@ -79,12 +82,12 @@ class Entry(NamedTuple):
 
 
 class Tally:
-    """Counts and sums up what goes by, so that the end can tell whether all of it came."""
+    """Counts and sums up what goes by, so that the end can tell whether all of it came. ``head``: the manifest, which is summed up first."""
 
-    def __init__(self) -> None:
+    def __init__(self, head: bytes = b"") -> None:
         self.files = 0
         self.bytes = 0
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256(head)
 
     def begin(self, entry: Entry) -> None:
         """Count a member; a file's contents follow."""
@@ -123,6 +126,6 @@ def manifest_from(data: bytes) -> Manifest:
 def check_name(name: str) -> PurePosixPath:
     """Return a member's name as a path below one of the trees. Raises `ArchiveInvalid` for one that leads elsewhere."""
     parts = name.split("/")
-    if parts[0] not in TREES or any(part in {"", ".", ".."} for part in parts) or "\0" in name or len(name) > 4000:
+    if parts[0] not in TREES or any(part in {"", ".", ".."} for part in parts) or "\0" in name or len(name) > MAX_NAME:
         raise ArchiveInvalid(f"The archive holds {name[:200]!r}, which belongs nowhere in an agent's folders.")
     return PurePosixPath(name)

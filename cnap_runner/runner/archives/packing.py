@@ -30,6 +30,9 @@ PIECE = 1 << 20
 HUGE_AND_HOLLOW = 1 << 30
 """Bytes above which a file that is mostly holes is left out: read as what it seems to be, it would fill any disk."""
 
+LONGEST_NAME = 3500
+"""Bytes above which a name is left out: the kernel takes 4095 for a whole path, and the data folder it is imported to is a part of that."""
+
 LEVEL = 4
 """Of gzip: twice as fast as the usual 6, for some percent more."""
 
@@ -61,7 +64,7 @@ def pack(contents: Contents, target: Path, *, listener: ArchiveListener, should_
             tarfile.TarFile(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT, copybufsize=PIECE) as archive,
         ):
             packer = _Packer(archive, Scanner(contents.secrets), manifest, listener, should_stop)
-            packer.add_text(MANIFEST, manifest.to_json())
+            packer.add_text(MANIFEST, packer.head)
             for name, folder in contents.trees.items():
                 packer.add_tree(name, folder)
             packer.add_text(END, packer.tally.to_json())
@@ -128,7 +131,8 @@ class _Packer:
         listener: ArchiveListener,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.tally = Tally()
+        self.head = manifest.to_json()
+        self.tally = Tally(self.head)
         self._archive = archive
         self._scanner = scanner
         self._manifest = manifest
@@ -144,7 +148,9 @@ class _Packer:
     def add_tree(self, name: str, folder: Path) -> None:
         """Add all that lies in a folder."""
         for path, found in _walk(name, folder, self._should_stop, missed=self._say_unreadable):
-            if found.step is Step.ENTER:
+            if len(os.fsencode(path)) > LONGEST_NAME:
+                self._listener.on_warning(f"{_quoted(path[:200])}… is left out: its name is too long.")
+            elif found.step is Step.ENTER:
                 self._add(path, found, tarfile.DIRTYPE)
             elif stat.S_ISREG(found.status.st_mode):
                 self._add_file(path, found)

@@ -41,6 +41,9 @@ from cnap_runner.runner.workspaces.folders import folder_error
 MAX_HEADER = 64 << 10
 """Bytes of one extended header. The library reads it into memory as a whole."""
 
+MAX_PADDING = 1 << 20
+"""Bytes of zeros behind the last member. Ours have up to 10 KiB."""
+
 MAX_FILES = 5_000_000
 MAX_LINKS = 500_000
 """They are kept in memory until the end."""
@@ -87,20 +90,23 @@ class Target:
 def read_manifest(path: Path) -> Manifest:
     """Read what an archive says of itself, and nothing more. Raises `ArchiveInvalid`."""
     with _opened(path) as archive:
-        return _read_manifest(archive)
+        return manifest_from(_read_head(archive))
 
 
 def unpack(path: Path, target: Target, *, listener: ArchiveListener, should_stop: Callable[[], bool]) -> None:
     """Unpack a whole archive. Raises `ArchiveInvalid`, `InsufficientResources` and `Stopped`; the target is then half filled."""
     with _opened(path) as archive:
-        manifest = _read_manifest(archive)
-        unpacker = _Unpacker(archive, target, manifest, listener, should_stop)
+        head = _read_head(archive)
+        manifest = manifest_from(head)
+        tally = Tally(head if manifest.format > 1 else b"")
+        unpacker = _Unpacker(archive, target, manifest, listener, should_stop, tally)
         for member in _members(archive):
             if unpacker.is_complete:
                 raise ArchiveInvalid("The archive goes on after its end.")
             unpacker.add(member)
         if not unpacker.is_complete:
             raise ArchiveInvalid("The archive is cut short.", hint="Copy or export it again.")
+        _refuse_rest(archive)
         unpacker.finish()
 
 
@@ -113,19 +119,40 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
                 raise ArchiveInvalid(f"{path} is not a file.")
             with (
                 gzip.GzipFile(fileobj=raw, mode="rb") as unpacked,
-                tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Member, bufsize=PIECE) as archive,
+                tarfile.open(  # type: ignore[call-overload] # of a stream it uses nothing but `read`
+                    fileobj=_Source(path, unpacked), mode="r|", tarinfo=_Member, bufsize=PIECE
+                ) as archive,
             ):
                 yield archive
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError) as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         if isinstance(error, ArchiveInvalid):
             raise
-        raise ArchiveInvalid(
-            f"{path} is damaged or no archive of an agent.", hint="Copy or export it again."
-        ) from error
+        raise _damaged(path) from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         if error.filename is not None and Path(error.filename) == path:
             raise ArchiveInvalid(f"{path} cannot be read: {error.strerror}.") from error
         raise
+
+
+class _Source:
+    """An archive's bytes. What is wrong with reading them is said here, where it cannot be taken for trouble with writing."""
+
+    def __init__(self, path: Path, unpacked: gzip.GzipFile) -> None:
+        self._path = path
+        self._unpacked = unpacked
+
+    def read(self, size: int) -> bytes:
+        """Read up to so much. Raises `ArchiveInvalid`."""
+        try:
+            return self._unpacked.read(size)
+        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+            raise _damaged(self._path) from error
+        except OSError as error:
+            raise ArchiveInvalid(f"{self._path} cannot be read: {error.strerror}.") from error
+
+
+def _damaged(path: Path) -> ArchiveInvalid:
+    return ArchiveInvalid(f"{path} is damaged or no archive of an agent.", hint="Copy or export it again.")
 
 
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -134,11 +161,19 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _read_manifest(archive: tarfile.TarFile) -> Manifest:
+def _refuse_rest(archive: tarfile.TarFile) -> None:
+    """Read on to the end of the file, whose last bytes are its own checksum. Raises `ArchiveInvalid` for more than the zeros a tar ends with."""
+    rest = archive.fileobj.read(MAX_PADDING + 1)
+    if len(rest) > MAX_PADDING or rest.strip(b"\0"):
+        raise ArchiveInvalid("The archive goes on after its end.")
+
+
+def _read_head(archive: tarfile.TarFile) -> bytes:
+    """Read the manifest as it stands there."""
     member = next(_members(archive), None)
     if member is None or member.name != MANIFEST:
         raise ArchiveInvalid("This is no archive of an agent.", hint="`cnap-runner export AGENT` makes one.")
-    return manifest_from(_read_whole(archive, member, at_most=MAX_MANIFEST))
+    return _read_whole(archive, member, at_most=MAX_MANIFEST)
 
 
 def _read_whole(archive: tarfile.TarFile, member: tarfile.TarInfo, *, at_most: int) -> bytes:
@@ -163,8 +198,8 @@ class _Unpacker:
     manifest: Manifest
     listener: ArchiveListener
     should_stop: Callable[[], bool]
+    _tally: Tally
     is_complete: bool = False
-    _tally: Tally = field(default_factory=Tally)
     _promised: int = 0
     """Bytes of all files so far, as their headers say."""
     _folders: list[tuple[Path, int, float]] = field(default_factory=list)

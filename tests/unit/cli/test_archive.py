@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
+
+from cnap_runner import RunnerManager
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import House
@@ -53,6 +58,22 @@ def test_what_is_no_archive_makes_no_install(cli: House, tmp_path: Path) -> None
     result = cli("import", "text")
     assert result.exit_code == 2
     assert result.stderr.startswith("error: text is damaged or no archive of an agent.")
+
+
+@pytest.mark.parametrize(("command", "said"), [("export", "nothing was exported"), ("import", "nothing was imported")])
+def test_an_interrupted_transfer_says_so(
+    cli: House, exported: Path, command: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C: exit code 130, and what became of it."""
+
+    async def waiting(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(RunnerManager, f"{command}_agent", waiting)
+    result = cli(command, *(["alice", "--force"] if command == "export" else [str(exported), "--as", "bob"]))
+    assert result.exit_code == 130
+    assert f"interrupted; {said}" in result.stderr
 
 
 def test_an_unknown_agent_cannot_be_exported(cli: House, exported: Path) -> None:

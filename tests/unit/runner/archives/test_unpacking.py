@@ -63,8 +63,8 @@ def manifest(**fields: Any) -> bytes:
     return json.dumps(values | fields).encode()
 
 
-def end_of(members: list[Member]) -> bytes:
-    tally = Tally()
+def end_of(members: list[Member], head: bytes = b"") -> bytes:
+    tally = Tally(head)
     kinds = {tarfile.DIRTYPE: "folder", tarfile.SYMTYPE: "link"}
     for member, data in members:
         kind = kinds.get(member.type, "file")
@@ -293,6 +293,40 @@ def test_an_archive_that_is_cut_or_changed_is_refused(
         unpacked(archive(tmp_path, folder("workspace"), file("workspace/a"), tail=tail))
 
 
+def test_a_changed_manifest_is_found(tmp_path: Path, unpacked: Callable[[Path], Path]) -> None:
+    """The checksum covers what the archive says of itself, too."""
+    members = [folder("workspace"), file("workspace/a")]
+    head = manifest(format=2)
+    unpacked(archive(tmp_path, *members, head=head, tail=end_of(members, head)))
+    (tmp_path / "target" / "workspace" / "a").unlink()
+    with pytest.raises(ArchiveInvalid, match="not what was packed"):
+        unpacked(archive(tmp_path, *members, head=head.replace(b"fake/demo", b"fake/evil"), tail=end_of(members, head)))
+
+
+@pytest.mark.parametrize("where", [0.5, 0.98])
+def test_a_flipped_byte_is_damage_and_no_trouble_with_writing(
+    tmp_path: Path, unpacked: Callable[[Path], Path], where: float
+) -> None:
+    """gzip's own complaint is an OSError, and so is that of a full disk: they are told apart."""
+    path = archive(tmp_path, folder("workspace"), file("workspace/a", os.urandom(3 * MIB)))
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * where)] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ArchiveInvalid):
+        unpacked(path)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"more", gzip.compress(b"more"), gzip.compress(bytes(3 * MIB))], ids=["text", "gzip", "zeros"]
+)
+def test_what_follows_the_end_is_refused(tmp_path: Path, unpacked: Callable[[Path], Path], rest: bytes) -> None:
+    """Nothing is carried along behind the last member; so the file's own checksum, which stands last, is read."""
+    path = archive(tmp_path, folder("workspace"))
+    path.write_bytes(path.read_bytes() + rest)
+    with pytest.raises(ArchiveInvalid):
+        unpacked(path)
+
+
 def test_a_torn_file_is_refused(tmp_path: Path, unpacked: Callable[[Path], Path]) -> None:
     """A copy that did not finish, wherever it broke off."""
     path = archive(tmp_path, folder("workspace"), file("workspace/a", os.urandom(50_000)))
@@ -309,7 +343,7 @@ def test_a_torn_file_is_refused(tmp_path: Path, unpacked: Callable[[Path], Path]
     [
         (b"not json", "not JSON"),
         (b"[]", "no archive"),
-        (manifest(format=2), "Upgrade"),
+        (manifest(format=3), "Upgrade"),
         (manifest(format=0), "no archive"),
         (manifest(format="1"), "no archive"),
         (manifest(tasks={"../x": "ses"}), "cannot be read"),
