@@ -61,14 +61,14 @@ class _Reading:
     """Agent → where it was declared first."""
 
     def read(self, path: str) -> None:
+        name = "standard input" if path == STANDARD_INPUT else path
         try:
             text = _read_text(path)
-            name = "standard input" if path == STANDARD_INPUT else path
             folder = Path.cwd() if path == STANDARD_INPUT else Path(path).absolute().parent
             for document in parse(text):
                 self._read_document(_Source(name, folder, document))
         except YamlRefused as error:
-            self.mistakes.append(f"{path}{'' if error.line is None else f':{error.line}'}: {error.problem}.")
+            self.mistakes.append(f"{name}{'' if error.line is None else f':{error.line}'}: {error.problem}.")
 
     def _read_document(self, source: _Source) -> None:
         data = source.document.data
@@ -134,7 +134,7 @@ def _read_text(path: str) -> str:
             with Path(path).open("rb") as file:
                 return file.read(MAX_BYTES + 1).decode()
         if sys.stdin is None:  # what Python makes of one that was closed before its start
-            raise YamlRefused("standard input is closed")
+            raise YamlRefused("it is closed")
         return sys.stdin.buffer.read(MAX_BYTES + 1).decode()
     except UnicodeDecodeError:
         raise YamlRefused("it is not UTF-8 text") from None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.edge import EdgeModel
@@ -25,12 +26,19 @@ class LocalMcpServer(EdgeModel):
     timeout: int | None = Field(None, gt=0)
     """Milliseconds that its answers may take; None: OpenCode's own default."""
 
+    @field_validator("command", mode="before")
+    @classmethod
+    def _command_is_a_list(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise InvalidInput("it is a list of words, the program and its arguments: [npx, -y, server].")
+        return value
+
 
 class RemoteMcpServer(EdgeModel):
     """A server reached by HTTP."""
 
     type: Literal["remote"] = "remote"
-    url: str = Field(pattern=r"^https?://\S+$")
+    url: str
     headers: dict[str, str] = Field(default_factory=dict)
     """Sent with each request. ``${NAME}`` stands for a secret."""
     oauth: dict[str, Any] | Literal[False] | None = None
@@ -38,6 +46,13 @@ class RemoteMcpServer(EdgeModel):
     enabled: bool = True
     timeout: int | None = Field(None, gt=0)
     """Milliseconds that its answers may take; None: OpenCode's own default."""
+
+    @field_validator("url")
+    @classmethod
+    def _url_is_an_address(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://\S+", value):
+            raise InvalidInput("it is no address: it begins with http:// or https://.")
+        return value
 
 
 def _with_type(value: Any) -> Any:

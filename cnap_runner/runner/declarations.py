@@ -60,9 +60,9 @@ class ApplyPlan:
         """Whether there is anything to do."""
         return any(agent.action is not Action.KEEP for agent in self.agents)
 
-    def count(self, action: Action) -> int:
-        """Count the agents this becomes of."""
-        return sum(agent.action is action for agent in self.agents)
+    def count(self, action: Action | str) -> int:
+        """Count the agents this becomes of; an action's plain name (``create``) will do."""
+        return sum(agent.action == action for agent in self.agents)
 
 
 def plan_of(known: Mapping[str, AgentSpec], wanted: Sequence[AgentSpec], *, prune: str | None = None) -> ApplyPlan:
@@ -116,7 +116,7 @@ def _change(old: AgentSpec | None, new: AgentSpec) -> AgentChange:
 
 
 def _pruned(known: Mapping[str, AgentSpec], declared: Mapping[str, AgentSpec], prune: str) -> list[str]:
-    label, separator, value = prune.partition("=")
+    label, separator, value = str(prune).partition("=")
     if not (label and separator):
         raise InvalidInput(f"{prune!r} is no label: write label=value.")
     if bare := [spec.agent_id for spec in declared.values() if spec.labels.get(label) != value]:

@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
-from cnap_runner.errors import ManagerUnusable, NotSupportedYet
+from cnap_runner.errors import InvalidInput, ManagerUnusable, NotSupportedYet
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
@@ -160,7 +160,12 @@ class RunnerManager:
     # --- archives -------------------------------------------------------------------------------------------------------
 
     async def export_agent(
-        self, agent_id: str, path: Path, *, with_home: bool = False, listener: ArchiveListener | None = None
+        self,
+        agent_id: str,
+        path: str | os.PathLike[str],
+        *,
+        with_home: bool = False,
+        listener: ArchiveListener | None = None,
     ) -> None:
         """Write an agent into one file: its spec, workspace and sessions, and with ``with_home`` its home (caches, tools).
 
@@ -168,11 +173,12 @@ class RunnerManager:
         holds one is named to the ``listener``. The file is for its owner alone, replaces one of that name, and is whole or not there.
         Raises `RunnerError` where it cannot be written.
         """
-        await export_agent(self._usable(), agent_id, path, with_home=with_home, listener=listener or ArchiveListener())
+        listener = listener or ArchiveListener()
+        await export_agent(self._usable(), agent_id, _path(path), with_home=with_home, listener=listener)
 
     async def import_agent(
         self,
-        path: Path,
+        path: str | os.PathLike[str],
         *,
         agent_id: str | None = None,
         max_bytes: int | None = None,
@@ -186,7 +192,7 @@ class RunnerManager:
         """
         row = await import_agent(
             self._usable(),
-            path,
+            _path(path),
             agent_id=agent_id,
             max_bytes=max_bytes,
             check=self._check,
@@ -332,6 +338,13 @@ class RunnerManager:
             return  # A forked child has nothing to sign off: the agents, the lock and the row are its parent's.
         async with shielded(parts.install.settings.shutdown_timeout):
             await parts.end()
+
+
+def _path(given: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(given)
+    except TypeError:
+        raise InvalidInput(f"A file is named by text or a Path, not by {type(given).__name__}.") from None
 
 
 def _refuse(name: str, *_: object) -> NoReturn:

@@ -21,7 +21,7 @@ from cnap_runner.errors import InvalidInput, SecretUnavailable, SecretWarning
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.secrecy.finding import PLACEHOLDER, without_secrets, without_tokens
-from cnap_runner.secrets.base import is_reference
+from cnap_runner.secrets.base import SCHEMES, is_reference
 from cnap_runner.secrets.names import check_name, check_value
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
@@ -30,6 +30,8 @@ LITERAL = "literal:"
 """What may be put before a value in ``secrets`` to say that it is the secret itself."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAYBE_SCHEME = re.compile(r"[a-z][a-z0-9_+-]{0,15}:(?!//)")
+"""How a mistyped source begins. An address with ``://`` is a value: data sources are kept with their password."""
 _LONGEST_NAME = 100
 """Characters of a name that is made here; the vault's name for it has the agent's id and a tag besides."""
 
@@ -77,7 +79,7 @@ def take_literals(spec: AgentSpec, *, key: bytes) -> Taken:
 
     A secret is: a value in ``secrets`` that is no reference; in ``opencode`` and ``mcp`` a text under a telling name (``apiKey``,
     ``Authorization``) that refers to nothing, and what looks like a token anywhere; the password in the address of ``workspace.git``.
-    Raises `InvalidInput` for a name in ``secrets`` that ``${NAME}`` cannot name.
+    Raises `InvalidInput` as `check_entry` does.
     """
     taker = _Taker(spec, key)
     secrets = {name: taker.entry(name, value) for name, value in spec.secrets.items()}
@@ -89,15 +91,27 @@ def take_literals(spec: AgentSpec, *, key: bytes) -> Taken:
         for name, server in spec.mcp.items()
     }
     git = taker.address(spec.workspace.git)
-    clean = spec.model_copy(
-        update={
-            "secrets": secrets | taker.secrets,
-            "opencode": opencode,
-            "mcp": mcp,
-            "workspace": spec.workspace.model_copy(update={"git": git}),
-        }
-    )
-    return Taken(clean if taker.literals else spec, taker.literals, tuple(taker.warnings))
+    workspace = spec.workspace.model_copy(update={"git": git}) if git is not None else spec.workspace
+    clean = {"secrets": secrets | taker.secrets, "opencode": opencode, "mcp": mcp, "workspace": workspace}
+    # A field that was not given stays so: it is shown as it was written.
+    changed = {name: value for name, value in clean.items() if value != getattr(spec, name)}
+    return Taken(spec.model_copy(update=changed), taker.literals, tuple(taker.warnings))
+
+
+def check_entry(name: str, value: str) -> None:
+    """Raise `InvalidInput` for a name that ``${NAME}`` cannot name, and for a source that was mistyped; it repeats no value."""
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(f"{name[:80]!r} is no name for a secret: ${{NAME}} has letters, digits and '_'.")
+    if value.startswith(LITERAL) or is_reference(value):
+        return
+    scheme, colon, rest = value.partition(":")
+    if colon and not rest and scheme in SCHEMES:
+        raise InvalidInput(f"secrets.{name} names nothing after {scheme}:", hint=f"For example {scheme}:{name}.")
+    if _MAYBE_SCHEME.match(value):
+        raise InvalidInput(
+            f"secrets.{name} has an unknown source: those that are known are {', '.join(SCHEMES)}.",
+            hint=f"A value that really is meant literally: {LITERAL}VALUE.",
+        )
 
 
 class _Taker:
@@ -114,8 +128,7 @@ class _Taker:
 
     def entry(self, name: str, value: str) -> str:
         """Give what stands in ``secrets``: a reference."""
-        if not _NAME.fullmatch(name):
-            raise InvalidInput(f"{name[:80]!r} is no name for a secret: ${{NAME}} has letters, digits and '_'.")
+        check_entry(name, value)
         return value if is_reference(value) else self._keep(name, value.removeprefix(LITERAL), f"secrets.{name}")
 
     def address(self, git: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,22 @@ def test_text_made_to_harm_is_refused_at_once(text: str) -> None:
     """A small text cannot take the machine's memory."""
     with pytest.raises(YamlRefused):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("{command: npx}", "team.yaml:3: mcp.x.command: it is a list of words"),
+        ("{url: notaurl}", "team.yaml:3: mcp.x.url: it is no address: it begins with http:// or https://."),
+    ],
+)
+def test_a_servers_mistake_is_told_in_plain_words(tmp_path: Path, server: str, said: str) -> None:
+    """Not in those of a library."""
+    assert said in mistakes(tmp_path, f"agent_id: a\nmodel: a/b\nmcp: {{x: {server}}}\n")
+
+
+def test_standard_input_has_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong with it."""
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a: [")))
+    with pytest.raises(InvalidInput, match=r"^standard input:1: "):
+        load(["-"])

@@ -128,3 +128,15 @@ def test_a_spec_as_data_is_read_back_as_the_same_spec() -> None:
 def test_a_written_duration_is_read_back(seconds: float) -> None:
     """Spelling loses nothing."""
     assert parse_duration(duration_text(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
+
+
+def test_an_action_is_counted_by_its_plain_name_too() -> None:
+    """``plan.count("create")`` is what one writes first."""
+    plan = plan_of({}, [AgentSpec(agent_id="a", model="f/m")])
+    assert (plan.count("create"), plan.count(Action.CREATE), plan.count("delete")) == (1, 1, 0)
+
+
+def test_a_label_that_is_no_text_is_refused() -> None:
+    """One error of ours, not one of Python's."""
+    with pytest.raises(InvalidInput, match="label=value"):
+        plan_of({}, [], prune={})  # type: ignore[arg-type]

@@ -533,3 +533,12 @@ async def test_a_store_that_fails_at_the_beginning_is_one_clear_error(
     with pytest.raises(StoreBusy):
         async with house.manager():
             pass
+
+
+async def test_an_archive_is_named_by_text_or_a_path(manager: RunnerManager, spec: AgentSpec, tmp_path: Path) -> None:
+    """As files are everywhere in Python; anything else is one error of ours."""
+    await manager.create_runner(spec)
+    await manager.export_agent("alice", str(tmp_path / "x.tgz"))
+    assert (await manager.import_agent(str(tmp_path / "x.tgz"), agent_id="bob")).agent_id == "bob"
+    with pytest.raises(InvalidInput, match="not by int"):
+        await manager.export_agent("alice", 7)  # type: ignore[arg-type]

@@ -231,3 +231,22 @@ def _found_in(folder: Path, value: str) -> list[str]:
     texts = (value.encode(), json.dumps(value)[1:-1].encode())
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [path.name for path in files if any(text in path.read_bytes() for text in texts)]
+
+
+@pytest.mark.parametrize("value", ["nope:x", "envv:TOKEN", "vault:", "env:"])
+def test_a_mistyped_source_is_no_literal(value: str) -> None:
+    """It is refused without being repeated; what is meant literally says so, and an address with a password is a value."""
+    with pytest.raises(InvalidInput, match=r"secrets\.C") as caught:
+        take(secrets={"C": value})
+    assert "TOKEN" not in str(caught.value)
+    assert list(take(secrets={"C": f"literal:{value}"}).literals.values()) == [value]
+
+
+def test_an_address_with_its_password_may_be_a_secret() -> None:
+    """Data sources are kept so."""
+    assert only_reference(take(secrets={"DSN": "postgres://me:pw-of-mine@db/x"}))[0] == "DSN"
+
+
+def test_a_field_that_was_not_given_is_not_shown() -> None:
+    """Taking a literal out of one field spells out no other."""
+    assert take(opencode=PROVIDER).spec.model_fields_set == {"agent_id", "model", "secrets", "opencode"}
