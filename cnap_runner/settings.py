@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import ssl
 from datetime import timedelta
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import MIN_MEMORY_MB
@@ -26,6 +33,8 @@ CONFIG_VARIABLE = "CNAP_RUNNER_CONFIG"
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _LOCALE = re.compile(r"[A-Za-z0-9_.@-]+")
 _AUTHOR = re.compile(r"[^\x00-\x1f\x7f<>]+")
+_ADDRESS = re.compile(r"[^\s\x00-\x1f\x7f<>@]+@[^\s\x00-\x1f\x7f<>@]+")
+_ONE_LINE = {"locale": _LOCALE, "git_name": _AUTHOR, "git_email": _ADDRESS}
 
 
 class Settings(BaseSettings):
@@ -59,8 +68,8 @@ class Settings(BaseSettings):
     """Size of ``/dev/shm`` in an instance, in MiB."""
     runtime: str | None = None
     """OCI runtime of agents that name none of their own; None: the engine's default."""
-    opencode: dict[str, Any] = Field(default_factory=dict)
-    """OpenCode's own configuration for all agents, merged over the template and under each agent's own."""
+    opencode: Annotated[dict[str, Any], NoDecode] = Field(default_factory=dict)
+    """OpenCode's own configuration for all agents, merged over the template and under each agent's own. As a variable, JSON."""
     disk_mb: int = Field(10_240, ge=16)
     """Soft limit on an agent's workspace, state and home together, in MiB: above it no turn begins."""
     disk_ceiling_percent: int = Field(150, ge=100)
@@ -103,8 +112,9 @@ class Settings(BaseSettings):
     """A prompt the server took, whose turn has not begun by then, ends as ``not_started``."""
     stall_timeout: Duration = timedelta(seconds=15)
     """Silence on the event stream after which the turn's state is read by request. OpenCode sends a heartbeat every 10 s."""
-    env_allow: tuple[str, ...] = ("*",)
-    """Patterns of the manager's variables that ``${NAME}`` in an agent's settings and the providers' usual keys may come from."""
+    env_allow: Annotated[tuple[str, ...], NoDecode] = ("*",)
+    """Patterns of the manager's variables that ``${NAME}`` in an agent's settings and the providers' usual keys may come from. As a variable,
+    separated by commas (``OPENAI_*,CI_TOKEN``), or a JSON list."""
     fetch_models: bool = True
     """Let OpenCode fetch its catalogue of models when it starts; off, it knows those of its own release."""
     log_level: Literal["debug", "info", "warning", "error"] = "error"
@@ -126,6 +136,36 @@ class Settings(BaseSettings):
     def _proxy_is_url(cls, value: str | None) -> str | None:
         return value if value is None else check_proxy(value)
 
+    @field_validator("no_proxy")
+    @classmethod
+    def _no_proxy_is_hosts(cls, value: str | None) -> str | None:
+        if any(len(host.split()) > 1 or not host.isprintable() for host in (value or "").split(",")):
+            raise InvalidInput("it is a list of hosts, separated by commas: a.example.com,10.0.0.0/8.")
+        return value
+
+    @field_validator("opencode", mode="before")
+    @classmethod
+    def _opencode_may_be_json(cls, value: Any) -> Any:
+        # Read here and not by pydantic-settings, whose error of it names no variable and is none of ours.
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            raise InvalidInput('it is no JSON; write an object, for example \'{"share": "disabled"}\'.') from None
+
+    @field_validator("env_allow", mode="before")
+    @classmethod
+    def _env_allow_may_be_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if not value.lstrip().startswith("["):
+            return [pattern.strip() for pattern in value.split(",") if pattern.strip()]
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise InvalidInput(
+                "it is no JSON; write a list, for example '[\"OPENAI_*\"]', or OPENAI_*,CI_TOKEN."
+            ) from None
+
     @field_validator("ca_file")
     @classmethod
     def _ca_file_holds_certificates(cls, value: Path | None) -> Path | None:
@@ -146,7 +186,7 @@ class Settings(BaseSettings):
     @field_validator("locale", "git_name", "git_email")
     @classmethod
     def _is_one_word_or_line(cls, value: str, info: ValidationInfo) -> str:
-        if not (_LOCALE if info.field_name == "locale" else _AUTHOR).fullmatch(value):
+        if not _ONE_LINE[str(info.field_name)].fullmatch(value):
             raise InvalidInput("that has signs that do not belong there, or nothing.")
         return value
 

@@ -97,3 +97,47 @@ def test_a_file_of_authorities_holds_certificates_and_no_key(tmp_path: Path, aut
         path.touch()
         with pytest.raises(InvalidInput, match=r"private key|no certificates"):
             Settings(ca_file=path)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("FOO", ("FOO",)),
+        ("OPENAI_*, CI_TOKEN", ("OPENAI_*", "CI_TOKEN")),
+        ('["OPENAI_*"]', ("OPENAI_*",)),
+        ("[]", ()),
+        ("", ()),
+    ],
+)
+def test_a_list_in_a_variable_has_two_forms(given: str, read: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with commas between them, or JSON."""
+    monkeypatch.setenv("CNAP_RUNNER_ENV_ALLOW", given)
+    assert Settings().env_allow == read
+
+
+def test_an_object_in_a_variable_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What OpenCode reads, as it is written for OpenCode."""
+    monkeypatch.setenv("CNAP_RUNNER_OPENCODE", '{"share": "disabled"}')
+    assert Settings().opencode == {"share": "disabled"}
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "said"),
+    [
+        ("env_allow", "[FOO", r"write a list, for example '\[\"OPENAI_\*\"\]'"),
+        ("env_allow", "[1]", "string"),
+        ("opencode", "{0451", "write an object"),
+        ("opencode", "[]", "dictionary"),
+        ("git_email", "x y", "signs that do not belong"),
+        ("git_email", "someone", "signs that do not belong"),
+        ("no_proxy", "a b", "separated by commas"),
+    ],
+)
+def test_what_a_variable_cannot_mean_is_said(
+    field: str, given: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One error of ours names the variable and the form, and quotes no value."""
+    monkeypatch.setenv(f"CNAP_RUNNER_{field.upper()}", given)
+    with pytest.raises(InvalidInput, match=f"CNAP_RUNNER_{field.upper()}.*{said}") as caught:
+        Settings()
+    assert "0451" not in str(caught.value)
