@@ -9,6 +9,7 @@ usual means what becomes of its logs. Only the command line and the service call
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -52,7 +53,7 @@ def configure_logging(
     target = stream if stream is not None else sys.stderr
     handler = logging.StreamHandler(target)
     handler.set_name(ROOT)
-    handler.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
+    handler.addFilter(_is_worth_a_line)
     handler.setFormatter(_Formatter(redactor, _json if log_format == "json" else _console(is_terminal=target.isatty())))
     root = logging.getLogger()
     for earlier in [each for each in root.handlers if each.get_name() == ROOT]:
@@ -85,6 +86,24 @@ class _Formatter(logging.Formatter):
 
 def _is_ours(record: logging.LogRecord) -> bool:
     return record.name == ROOT or record.name.startswith(f"{ROOT}.")
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    return _is_ours(record) or (record.levelno >= logging.WARNING and not _is_late_wake_up(record))
+
+
+def _is_late_wake_up(record: logging.LogRecord) -> bool:
+    """Whether asyncio complains of a reader of anyio's that was cancelled in the very step in which its socket had something to read.
+
+    anyio's streams of UNIX sockets, such as the engine's, hand the loop ``Future.set_result`` itself, which then finds its future done.
+    Nothing is lost by it: nobody waits any more.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return (
+        record.name == "asyncio"
+        and isinstance(error, asyncio.InvalidStateError)
+        and record.getMessage().startswith("Exception in callback Future.set_result(None)")
+    )
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -24,6 +24,14 @@ _SOURCES = "(?:env|file|keyring|vault):"
 REFERENCE = re.compile(rf"\s*(?:(?:Bearer|Basic|token) )?(?:\$\{{\w+\}}|\{{(?:file|env):[^}}]*\}}|{_SOURCES}\S+)\s*")
 """A value that says where a secret is, not what it is."""
 
+_FOLDER_NAMES = ("PWD", "OLDPWD", "pwd", "oldpwd")
+"""A shell's names of the folder it is in; not the ends of others, such as ``db_pwd``."""
+
+
+def is_shell_folder(name: str, value: str) -> bool:
+    """Whether an assignment says which folder a shell is in: ``PWD=/workspace``."""
+    return name in _FOLDER_NAMES and value.startswith("/")
+
 
 def _any_case(pattern: str) -> str:
     return re.sub("[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", pattern)
@@ -34,6 +42,12 @@ def _name() -> str:
     firsts = "".join(sorted({name[0] for name in _NAMES}))
     rests = "|".join(f"(?<={_any_case(name[0])}){_any_case(name[1:])}" for name in _NAMES)
     return f"[{firsts}{firsts.upper()}](?:{rests})"
+
+
+def _no_shell_folder() -> str:
+    """What must not follow a name: it is one of a shell's folder, and the value is a path."""
+    names = "|".join(rf"(?<=(?<![\w-]){name})" for name in _FOLDER_NAMES)
+    return rf"""(?!(?:{names}) \\?["']?[ \t]{{0,4}}[:=][ \t]{{0,4}}\\?["']?/)"""
 
 
 _TOKENS = re.compile(
@@ -63,7 +77,7 @@ _SCHEME = re.compile(
 )
 _ASSIGNMENT = re.compile(
     rf"""(?P<kept>
-        {_name()} \\?["']?                  # the name, or its end; quoted in JSON and dictionaries
+        {_name()} {_no_shell_folder()} \\?["']?   # the name, or its end; quoted in JSON and dictionaries
         (?: # in quotes: has a digit or is long, and refers to nothing
             [ \t]{{0,4}}[:=][ \t]{{0,4}} \\?["'] (?![${{<%\[]|{_SOURCES}) (?=[^"'\\\s]{{6}})
             (?=[^"'\\\s\d]{{0,256}}\d[^"'\\\s]{{0,256}}\\?["'] | [^"'\\\s]{{12,512}}\\?["'])

@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Any
 
 from cnap_runner.telemetry.known_values import SHORTEST_VALUE, KnownValues, forms_of
-from cnap_runner.telemetry.patterns import REFERENCE, SECRET_NAME, redact_patterns
+from cnap_runner.telemetry.patterns import REFERENCE, SECRET_NAME, is_shell_folder, redact_patterns
 
 REPLACEMENT = "[redacted]"
 
@@ -78,7 +78,7 @@ class Redactor:
     def _value(self, key: Any, value: Any) -> Any:
         if value is None or isinstance(value, bool) or not (isinstance(key, str) and SECRET_NAME.fullmatch(key)):
             return self.redact_data(value)
-        if isinstance(value, str) and (not value or REFERENCE.fullmatch(value)):
+        if isinstance(value, str) and (not value or REFERENCE.fullmatch(value) or is_shell_folder(key, value)):
             return value
         return REPLACEMENT
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +108,28 @@ def test_other_libraries_are_heard_from_warnings_on(stream: io.StringIO) -> None
     library.warning("disk %s", "full")
     [line] = lines(stream)
     assert (line["event"], line["message"], line["logger"]) == ("library_log", "disk full", "other.library")
+
+
+def test_a_late_wake_up_is_not_worth_a_line(stream: io.StringIO) -> None:
+    """What asyncio says of a reader that was cancelled as its socket became ready means nothing; all else it says is written."""
+    configure_logging("warning", "json", Redactor(), stream=stream)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            waiter = loop.create_future()
+            loop.add_reader(ours, waiter.set_result, None)
+            theirs.send(b"x")
+            waiter.cancel()
+            await asyncio.sleep(0.01)
+            loop.remove_reader(ours)
+        loop.call_soon(_fail_with, "of another kind")
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())  # a loop of its own: the tests' own makes a failure of what is only said to the log
+    [line] = lines(stream)
+    assert line["message"].startswith("Exception in callback _fail_with(")
 
 
 def test_structlogs_own_loggers_go_the_same_way(stream: io.StringIO) -> None:

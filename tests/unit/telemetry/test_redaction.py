@@ -134,6 +134,10 @@ RANDOM = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0"
     ("text", "secret"),
     [
         (f"Authorization: Bearer {RANDOM}", RANDOM),
+        ("db_pwd=/k9x/Fz81", "/k9x/Fz81"),
+        ("DB-PWD=/k9x/Fz81", "/k9x/Fz81"),
+        ("PWD=hunter2!", "hunter2!"),
+        ('{"pwd": "hunter2hunter"}', "hunter2hunter"),
         ("authorization: basic b3BlbmNvZGU6cGFzczEyMzQ=", "b3BlbmNvZGU6cGFzczEyMzQ="),
         (f"using sk-proj-{RANDOM} now", RANDOM),
         (f"sk-ant-api03-{RANDOM}", RANDOM),
@@ -199,6 +203,9 @@ def test_usual_secrets_are_seen_by_their_looks(text: str, secret: str) -> None:
         "pip install scikit-learn sk-learn-intelex-extension task-runner-1234567890123456",
         "Bearer authentication is used; basic understanding of tokens helps",
         "The secret of a good password: length.",
+        "PWD=/workspace\nOLDPWD=/agent/home/2",
+        "pwd=/workspace/a1",
+        '{"PWD": "/workspace/project-1"}',
         'if "-----BEGIN PRIVATE KEY-----" in text: return "-----END PRIVATE KEY-----"',
         f"api_key={REPLACEMENT}",
     ],
@@ -316,3 +323,9 @@ def test_a_stream_learns_new_values() -> None:
     assert stream.feed("new-value ") == "new-value "
     redactor.add("new-value")
     assert stream.feed("new-value ") == f"{REPLACEMENT} "
+
+
+def test_a_shells_folder_is_no_secret_in_data_either() -> None:
+    """An environment as a mapping stays readable; a password of that name does not."""
+    data = {"PWD": "/workspace", "OLDPWD": "/agent/home", "pwd": "hunter2", "db_pwd": "/workspace"}
+    assert Redactor().redact_data(data) == data | {"pwd": REPLACEMENT, "db_pwd": REPLACEMENT}
