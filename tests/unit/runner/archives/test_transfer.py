@@ -8,6 +8,7 @@ import os
 import socket
 import tarfile
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ class Heard(ArchiveListener):
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.notes: list[str] = []
         self.done = 0
+
+    def on_note(self, text: str) -> None:
+        self.notes.append(text)
 
     def on_warning(self, text: str) -> None:
         self.warnings.append(text)
@@ -139,7 +144,10 @@ async def test_secrets_and_logins_stay_behind(
     found = members(file)
     assert {name for name in found if name.startswith("state/opencode/")} == {"state/opencode/opencode.db"}
     assert [name for name, data in found.items() if KEY.encode() in data] == ["workspace/leak.txt"]
-    assert heard.warnings == ["workspace/leak.txt holds the value of secret SINK, and so does the archive."]
+    assert heard.warnings == [
+        "Secret LATER could not be read here, so it was not looked for.",
+        "workspace/leak.txt holds the value of secret SINK, and so does the archive.",
+    ]
     assert json.loads(found["manifest.json"])["needs"] == {"SINK": "env:KITCHEN", "LATER": "env:NOT_SET"}
 
 
@@ -159,13 +167,60 @@ async def test_missing_secrets_are_named_at_import(
     monkeypatch.setenv("THERE", KEY)
     secrets = {"HERE": "env:NOT_SET", "FOUND": "env:THERE", "KEPT": "vault:alice/KEPT"}
     await manager.create_runner(AgentSpec(agent_id="alice", model="fake/demo", secrets=secrets))
-    await manager.export_agent("alice", file, listener=heard)
+    await manager.export_agent("alice", file)
     bob = await elsewhere.import_agent(file, agent_id="bob", listener=heard)
     assert bob.spec.secrets == secrets | {"KEPT": "vault:bob/KEPT"}
     assert heard.warnings == [
         "Secret HERE (env:NOT_SET) has no value here; set it before the first run.",
         "Secret KEPT (vault:bob/KEPT) has no value here; set it before the first run.",
     ]
+
+
+async def test_an_import_names_what_the_agent_uses(
+    manager: RunnerManager, elsewhere: RunnerManager, file: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every reference, whatever the manifest says of it, and an image that is not there."""
+    spec = AgentSpec(agent_id="alice", model="fake/demo", secrets={"HERE": "file:/etc/shadow"}, image="team/tools:1")
+    await manager.create_runner(spec)
+    await manager.export_agent("alice", file)
+    parts = elsewhere._usable()
+    monkeypatch.setattr(parts, "install", replace(parts.install, has_image=lambda _: False))
+    await elsewhere.import_agent(file, listener=heard)
+    assert heard.notes == [
+        "Agent alice uses these secrets: HERE (file:/etc/shadow).",
+        "The engine has no image team/tools:1; pull or build it before the first run.",
+    ]
+
+
+async def test_a_name_that_no_import_takes_is_left_out_and_named(
+    manager: RunnerManager, elsewhere: RunnerManager, house: Any, spec: AgentSpec, file: Path, heard: Heard
+) -> None:
+    """One deep folder does not make an archive that nobody can read."""
+    await manager.create_runner(spec)
+    workspace = house.data_dir / "workspace" / "alice"
+    folder = os.open(workspace, os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 200, dir_fd=folder)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    await manager.export_agent("alice", file, listener=heard)
+    assert ["its name is too long" in warning for warning in heard.warnings] == [True] * len(heard.warnings)
+    assert heard.warnings
+    assert (await elsewhere.import_agent(file)).agent_id == "alice"
+
+
+async def test_an_imported_workspace_is_open_as_a_new_one_is(
+    manager: RunnerManager, elsewhere: RunnerManager, house: Any, spec: AgentSpec, file: Path, tmp_path: Path
+) -> None:
+    """The host's user reads it there too; sessions and home stay the agent's alone."""
+    await manager.create_runner(spec)
+    await manager.export_agent("alice", file)
+    await elsewhere.import_agent(file)
+    for place in ("workspace/alice", "agents/alice/state", "agents/alice/home", "agents/alice"):
+        made, imported = house.data_dir / place, tmp_path / "elsewhere" / place
+        assert imported.stat().st_mode == made.stat().st_mode, place
 
 
 async def test_the_home_travels_only_when_asked(
