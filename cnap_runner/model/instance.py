@@ -8,6 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
+from cnap_runner.errors import InvalidInput
+
 LABEL_MANAGED = "cnap.runner.managed"
 LABEL_INSTALL = "cnap.runner.install"
 LABEL_AGENT = "cnap.agent.id"
@@ -99,6 +101,48 @@ class Hardware:
     """Paths of the host's devices."""
     disk_bytes: int | None = None
     """Quota of the instance's own layer, where the engine's storage has one."""
+
+
+ULIMITS = frozenset(
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
+)
+"""Names that engines know (docs.docker.com, "docker run --ulimit"). ``nproc`` counts all processes of the agent's user on the
+host, those of other agents too."""
+UNLIMITED = -1
+_LARGEST = (1 << 63) - 1
+"""What engines and the kernel hold a limit in."""
+
+
+def check_sizes(hardware: Hardware, *, memory_bytes: int) -> None:
+    """Raise `InvalidInput` for sizes and limits of processes that no host can give."""
+    if hardware.shm_bytes is not None and hardware.shm_bytes > memory_bytes:
+        raise InvalidInput(
+            f"{hardware.shm_bytes >> 20} MiB of shared memory are more than the {memory_bytes >> 20} MiB that may be used in all.",
+            hint="Lower resources.shm_mb, or raise resources.memory_mb.",
+        )
+    for name, (soft, hard) in hardware.ulimits.items():
+        if name not in ULIMITS:
+            raise InvalidInput(f"There is no ulimit {name[:80]!r}; known are {', '.join(sorted(ULIMITS))}.")
+        if not all(UNLIMITED <= limit <= _LARGEST for limit in (soft, hard)):
+            raise InvalidInput(f"Ulimit {name!r} is no number from 0 to {_LARGEST}, nor {UNLIMITED} for unlimited.")
+        if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
+            raise InvalidInput(f"The soft limit of ulimit {name!r} is above its hard limit ({soft}, {hard}).")
 
 
 @dataclass(frozen=True, slots=True)

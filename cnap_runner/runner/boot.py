@@ -13,7 +13,13 @@ import anyio.to_thread
 
 from cnap_runner.aio.both import both
 from cnap_runner.backends.base import OnAddress
-from cnap_runner.errors import InstanceExited, InstanceStartFailed, RunnerError, ServerNotReady
+from cnap_runner.errors import (
+    InstanceExited,
+    InstanceStartFailed,
+    RunnerError,
+    ServerNotReady,
+    UnsupportedServerVersion,
+)
 from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
@@ -105,6 +111,13 @@ class Booter:
             how = f" ({life.reason})" if life.reason else ""
             words = await self._last_words(wanted)
             raise type(error)(f"{error.message}{how}{words}", hint=error.hint) from error
+        except UnsupportedServerVersion as error:
+            if wanted.image != install.settings.image and wanted.kit is None:
+                error.hint = (
+                    f"Image {wanted.image} is the agent's own and brings its own OpenCode: build it anew on {install.settings.image}, "
+                    "or on an image without OpenCode, into which it is then brought."
+                )
+            raise
         return LiveInstance(wanted.agent_id, ref, endpoint, client, install.events_of(client), life)
 
     async def connect(self, endpoint: str, instance_id: str, life: Life) -> OpenCodeClient:

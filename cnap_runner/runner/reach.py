@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.to_thread
 
+from cnap_runner.egress.addresses import why_refused
 from cnap_runner.egress.providers import PROVIDER_HOSTS
 from cnap_runner.egress.rulebook import Entry
-from cnap_runner.egress.rules import Rule, parse_rule
+from cnap_runner.egress.rules import HOST_ALIAS, Rule, as_address, parse_rule
 from cnap_runner.errors import InvalidInput, RunnerError
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
@@ -36,9 +37,14 @@ Value = Callable[[str], str]
 
 
 def check_egress(spec: AgentSpec, config: Mapping[str, Any]) -> None:
-    """Raise `InvalidInput` for rules that cannot be read, and for a provider that mode ``none`` would cut off. Resolves nothing."""
+    """Raise `InvalidInput` for rules that cannot be read or kept, and for a provider that mode ``none`` would cut off. Resolves nothing."""
     for text in spec.egress.allow:
-        parse_rule(text)
+        address = as_address(parse_rule(text).host)
+        if address is not None and (why := why_refused(address, may_be_private=True)) is not None:
+            raise InvalidInput(
+                f"Agent {spec.agent_id}: egress.allow names {text}, which nobody reaches: {why}.",
+                hint=f"Leave it out. What listens on the host is {HOST_ALIAS}.",
+            )
     if network_of(spec) is Network.CLOSED:
         for _ in _usual_hosts(spec, config):
             pass

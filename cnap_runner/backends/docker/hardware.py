@@ -12,30 +12,7 @@ from typing import Any
 from cnap_runner.backends.docker.address import EngineAddress
 from cnap_runner.backends.docker.facts import EngineFacts
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import Hardware, InstanceSpec
-
-ULIMITS = frozenset(
-    [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ]
-)
-"""Names that the engine knows (docs.docker.com, "docker run --ulimit"). ``nproc`` counts all processes of the agent's user on the
-host, those of other agents too."""
-UNLIMITED = -1
+from cnap_runner.model.instance import Hardware, InstanceSpec, check_sizes
 
 _GPU_HOOK = "nvidia-container-runtime-hook"
 """NVIDIA's toolkit: the engine looks for this program, and needs no setting where it is installed."""
@@ -49,7 +26,7 @@ def hardware_options(spec: InstanceSpec, facts: EngineFacts, address: EngineAddr
     Raises `InvalidInput` for what the engine or its host does not have.
     """
     hardware = spec.hardware
-    _check_sizes(spec)
+    check_sizes(hardware, memory_bytes=spec.limits.memory_bytes)
     _check_runtime(spec, facts)
     _check_gpus(hardware, facts, address)
     options: dict[str, Any] = {
@@ -76,20 +53,6 @@ def has_layer_quota(facts: EngineFacts) -> bool:
     if facts.storage_driver != "overlay2" or facts.backing_filesystem != "xfs":
         return False
     return bool(_mount_options(Path(facts.root_dir)) & _QUOTA_OPTIONS)
-
-
-def _check_sizes(spec: InstanceSpec) -> None:
-    hardware, memory = spec.hardware, spec.limits.memory_bytes
-    if hardware.shm_bytes is not None and hardware.shm_bytes > memory:
-        raise InvalidInput(
-            f"Agent {spec.agent_id} asks for {hardware.shm_bytes >> 20} MiB of shared memory and may use {memory >> 20} MiB in all.",
-            hint="Lower resources.shm_mb, or raise resources.memory_mb.",
-        )
-    for name, (soft, hard) in hardware.ulimits.items():
-        if name not in ULIMITS:
-            raise InvalidInput(f"There is no ulimit {name!r}; known are {', '.join(sorted(ULIMITS))}.")
-        if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
-            raise InvalidInput(f"The soft limit of ulimit {name!r} is above its hard limit ({soft}, {hard}).")
 
 
 def _check_runtime(spec: InstanceSpec, facts: EngineFacts) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec, Ulimit
-from cnap_runner.model.instance import Capabilities, Hardware, Network
+from cnap_runner.model.instance import Capabilities, Hardware, Network, check_sizes
 from cnap_runner.settings import Settings
 
 ALL_GPUS = -1
@@ -39,12 +39,25 @@ def network_of(spec: AgentSpec) -> Network:
 
 
 def refuse_unable(spec: AgentSpec, settings: Settings, can: Capabilities) -> None:
-    """Raise `InvalidInput` for what an agent asks for and the backend can never give. Asks no engine."""
+    """Raise `InvalidInput` for what an agent asks for and the backend can never give, or no host can. Asks no engine."""
+    _refuse_impossible(spec, settings)
     if missing := ", ".join(_missing(spec, settings, can)):
         raise InvalidInput(
             f"Agent {spec.agent_id} asks for {missing}, which the {settings.backend} backend does not have.",
             hint="Leave it out, or use the docker backend.",
         )
+
+
+def _refuse_impossible(spec: AgentSpec, settings: Settings) -> None:
+    if spec.image is not None and not spec.image.strip():
+        raise InvalidInput(
+            f"Agent {spec.agent_id}: image is empty.", hint="Name an image, or leave it out for that of the settings."
+        )
+    memory_mb = spec.resources.memory_mb or settings.memory_mb
+    try:
+        check_sizes(hardware_of(spec, settings), memory_bytes=memory_mb << 20)
+    except InvalidInput as error:
+        raise InvalidInput(f"Agent {spec.agent_id}: {error.message}", hint=error.hint) from error
 
 
 def _missing(spec: AgentSpec, settings: Settings, can: Capabilities) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from cnap_runner import AgentSpec, Outcome, RunnerError, RunnerManager, RunnerStatus, RunRequest, StatusCallback
+from cnap_runner import AgentSpec, Outcome, RunnerError, RunnerManager, RunnerStatus, RunRequest, StatusCallback, wiring
 from cnap_runner.errors import (
     InvalidInput,
     ManagerUnusable,
@@ -326,6 +326,19 @@ async def test_a_server_that_will_not_do_is_one_clear_error_and_leaves_nothing(
         assert house.backend._instances == {}
         house.make_server = FakeOpenCode
         assert (await runner.run(ask("well"))).output == "WELL"
+
+
+async def test_an_own_image_with_an_own_opencode_is_not_for_our_build_command(
+    house: Any, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is to be built anew is the agent's image, not ours."""
+    monkeypatch.setattr(wiring, "_kit_for", lambda *_, **__: None)  # as of an image that says it has OpenCode
+    house.make_server = Version2OpenCode
+    async with house.manager(health_timeout=1) as manager:
+        runner = await manager.create_runner(spec.model_copy(update={"image": "team/tools:1"}))
+        with pytest.raises(UnsupportedServerVersion) as caught:
+            await runner.run(ask())
+    assert str(caught.value.hint).startswith("Image team/tools:1 is the agent's own")
 
 
 async def test_stop_keeps_the_session(manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask) -> None:

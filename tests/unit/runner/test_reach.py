@@ -14,7 +14,7 @@ from cnap_runner import AgentSpec, RunRequest, wiring
 from cnap_runner.egress.rulebook import Entry, Rulebook
 from cnap_runner.errors import InvalidInput, SecretUnavailable
 from cnap_runner.runner import reach
-from cnap_runner.runner.reach import rules_of
+from cnap_runner.runner.reach import check_egress, rules_of
 
 PROXY = "http://10.0.0.1:3128"
 Ask = Callable[..., RunRequest]
@@ -230,3 +230,11 @@ async def test_purge_removes_the_barrier(barrier: Barrier, runner_manager: Any, 
     """Proxy, filter and rules go with the install."""
     await runner_manager.purge()
     assert barrier.removed == 1
+
+
+@pytest.mark.parametrize("listed", ["127.0.0.1", "169.254.169.254:80", "[::1]:8080", "0.0.0.0", "224.0.0.1"])
+def test_an_address_that_nobody_reaches_is_refused_when_it_is_listed(listed: str) -> None:
+    """An operator who lists it would wait for what never comes; private addresses may be listed."""
+    with pytest.raises(InvalidInput, match="which nobody reaches"):
+        check_egress(spec("allowlist", [listed]), {})
+    check_egress(spec("allowlist", ["10.0.0.1", "[fd00::1]:443", "8.8.8.8", "localhost.example"]), {})

@@ -79,6 +79,24 @@ def test_what_a_backend_can_never_give_is_refused(asked: dict[str, Any], words: 
     refuse_unable(spec(), Settings(), UNABLE)
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"resources": {"ulimits": {"nofile": (20, 10)}}}, "soft limit of ulimit 'nofile'"),
+        ({"resources": {"ulimits": {"nofiles": 10}}}, "no ulimit 'nofiles'"),
+        ({"resources": {"ulimits": {"nofile": 99999999999999999999}}}, "'nofile' is no number"),
+        ({"resources": {"ulimits": {"nofile": -2}}}, "'nofile' is no number"),
+        ({"resources": {"shm_mb": 1000, "memory_mb": 500}}, "1000 MiB of shared memory"),
+        ({"image": ""}, "image is empty"),
+        ({"image": " "}, "image is empty"),
+    ],
+)
+def test_what_no_host_can_give_is_refused(asked: dict[str, Any], words: str) -> None:
+    """When the agent is made, not when it is started."""
+    with pytest.raises(InvalidInput, match=f"Agent alice: .*{words}"):
+        refuse_unable(spec(**asked), Settings(), ABLE)
+
+
 def test_a_runtime_of_the_settings_is_refused_too() -> None:
     """An operator who wants gVisor for all must not get the host's processes in silence."""
     with pytest.raises(InvalidInput, match="OCI runtime runsc"):
