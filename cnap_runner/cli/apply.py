@@ -64,12 +64,16 @@ async def _apply(
     if is_dry_run and not install.is_there(settings):
         plan = _first_plan(specs, prune)
         return _show(plan, is_json=is_json, is_dry_run=True)
+    from cnap_runner.cli.pending import warn_of_hindered
+
     async with install.opened(settings, must_exist=False) as manager:
         plan = await manager.apply(specs, dry_run=True, prune=prune)
         code = _show(plan, is_json=is_json, is_dry_run=is_dry_run)
         if not is_dry_run and plan.has_changes:
             done = await manager.apply(specs, prune=prune)
-            note(f"{done.count(_action('create'))} created, {_rest(done)}")
+            note(f"{done.count('create')} created, {done.count('change')} changed, {done.count('delete')} deleted")
+        for spec in () if is_dry_run else specs:
+            await warn_of_hindered(await manager.get_runner(spec.agent_id))
     return code
 
 
@@ -81,23 +85,13 @@ def _first_plan(specs: list[AgentSpec], prune: str | None) -> ApplyPlan:
     return redacted(plan_of({}, specs, prune=prune), Redactor())
 
 
-def _action(name: str) -> Any:
-    from cnap_runner.runner.declarations import Action
-
-    return Action(name)
-
-
-def _rest(done: ApplyPlan) -> str:
-    return f"{done.count(_action('change'))} changed, {done.count(_action('delete'))} deleted"
-
-
 def _show(plan: ApplyPlan, *, is_json: bool, is_dry_run: bool) -> ExitCode:
     if is_json:
         write_json({"has_changes": plan.has_changes, **plain(plan)}, indent=2)
     else:
         show_changes(plan)
-        counts = [f"{plan.count(_action(name))} to {name}" for name in _SIGNS]
-        print_line(f"{', '.join(counts)}, {plan.count(_action('unchanged'))} unchanged")
+        counts = [f"{plan.count(name)} to {name}" for name in _SIGNS]
+        print_line(f"{', '.join(counts)}, {plan.count('unchanged')} unchanged")
     return ExitCode.DIFFERENT if is_dry_run and plan.has_changes else ExitCode.SUCCEEDED
 
 

@@ -6,31 +6,59 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from cnap_runner.cli import install
-from cnap_runner.errors import InvalidInput
+from cnap_runner.errors import ConflictError, InvalidInput
 
 if TYPE_CHECKING:
+    from cnap_runner.runner.declarations import ApplyPlan
     from cnap_runner.settings import Settings
+    from cnap_runner.wiring import RunnerManager
 
 Edit = Callable[[dict[str, Any]], None]
 """Changes a spec's plain data in its place."""
 
 
+TRIES = 20
+"""Of edits at the same moment each changes what the one before left: one is through at each try."""
+
+
 async def edit_agent(settings: Settings, agent_id: str, edit: Edit) -> None:
-    """Apply an edit, show what it changed, and what of that is still to come. Of two edits at the same moment the later wins."""
+    """Apply an edit, show what it changed, and what of that is still to come. Edits of others at the same moment are kept."""
     from cnap_runner.cli.apply import show_changes
     from cnap_runner.cli.output import note
-    from cnap_runner.model.agent import AgentSpec
-    from cnap_runner.runner.declarations import spec_data
+    from cnap_runner.cli.pending import warn_of_hindered
 
     async with install.opened(settings) as manager:
-        data = spec_data((await manager.get_runner(agent_id)).spec)
-        edit(data)
-        plan = await manager.apply([AgentSpec.parse(data)])
+        for left in reversed(range(TRIES)):
+            try:
+                plan = await _edited(manager, agent_id, edit)
+                break
+            except ConflictError:
+                if not left:
+                    raise
         show_changes(plan)
         if not plan.has_changes:
             note(f"agent {agent_id} is so already")
-        for change in await (await manager.get_runner(agent_id)).pending_changes():
+        for change in await warn_of_hindered(await manager.get_runner(agent_id)):
             note(f"{change.what}: {change.applies}")
+
+
+async def _edited(manager: RunnerManager, agent_id: str, edit: Edit) -> ApplyPlan:
+    """Edit the present spec, once. Raises `ConflictError` where it is not the present one any more."""
+    from cnap_runner.model.agent import AgentSpec
+    from cnap_runner.runner.declarations import spec_data
+    from cnap_runner.runner.secrecy.leftovers import leftovers
+    from cnap_runner.runner.secrecy.literals import name_of_place
+
+    present = (await manager.get_runner(agent_id)).spec
+    data = spec_data(present)
+    edit(data)
+    for name in leftovers(present, AgentSpec.parse(data), name_of_place=name_of_place):
+        del data["secrets"][name]
+    wanted = AgentSpec.parse(data)
+    plan = await manager.apply([wanted], dry_run=True)
+    if plan.has_changes:
+        await manager.create_runner(wanted, expected=present)
+    return plan
 
 
 def assign(data: dict[str, Any], assignment: str) -> None:

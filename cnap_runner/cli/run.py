@@ -153,6 +153,7 @@ async def carry_out(order: Order, settings: Settings, printer: Printer, _: Inter
 
 async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunResult:
     from cnap_runner.cli.output import note
+    from cnap_runner.cli.pending import warn_of_hindered
     from cnap_runner.model.ids import new_id
 
     # With a key of its own a run can be found in the ledger before its result is there: for its place, and after Ctrl-C.
@@ -163,6 +164,7 @@ async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunR
     async with install.opened(settings, must_exist=False, is_observer=False) as manager:
         is_new = order.agent_id not in {known.agent_id for known in await manager.list_runners()}
         runner = await find_or_create(manager, order)
+        await warn_of_hindered(runner)
         try:
             result = await follow(manager, runner, order.request(key, spec=runner.spec), printer)
         except (InvalidInput, ImageNotFound) as error:

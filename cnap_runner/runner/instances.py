@@ -28,7 +28,7 @@ from cnap_runner.model.instance import InstanceRef, InstanceStatus, Network
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import Booter, Life, LiveInstance
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.provisioning.changes import CannotApply, Changes, is_behind, needs_new_instance
+from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
 from cnap_runner.runner.provisioning.planning import Plan, Planner
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
@@ -108,6 +108,10 @@ class Instances:
             return None, await self.end(record, reason=str(reason))
         live.settings_hash = record.settings_hash
         return live, record
+
+    async def pending(self, row: AgentRow, *, is_in_turn: bool) -> list[PendingChange]:
+        """Tell what the present instance does not have yet, as `Changes.pending`. Needs no lease."""
+        return await self._changes.pending(row.spec, row.runner, is_in_turn=is_in_turn)
 
     async def change_reach(self, row: AgentRow) -> None:
         """Let a new list of what an agent may reach apply at once, in the middle of a turn too. Needs no lease."""

@@ -76,19 +76,22 @@ class RunnerManager:
 
     # --- agents ---------------------------------------------------------------------------------------------------------
 
-    async def create_runner(self, spec: AgentSpec) -> Runner:
+    async def create_runner(self, spec: AgentSpec, *, expected: AgentSpec | None = None) -> Runner:
         """Make an agent known, or replace the whole spec of a known one; return its runner. Idempotent; starts nothing.
 
         A new list of what it may reach applies at once, what else changed at the next moment without a turn: to an idle agent at once,
         though for no longer than some seconds, else before its next turn; see `Runner.pending_changes`. A secret that is written out in
         the spec goes to the vault, with a `SecretWarning`; the spec that is stored names it. Raises `InvalidInput` for settings that are
         known to be wrong, and `NotSupportedYet` for a field whose effect is not built yet.
+
+        To change some fields of what is there, give the `Runner.spec` that you changed as ``expected``: where somebody else changed the
+        agent meanwhile, `ConflictError` is raised, and nothing was changed.
         """
         parts = self._usable()
         self._check(spec)
         folders = AgentFolders(parts.install.settings.data_dir, spec.agent_id)
         await anyio.to_thread.run_sync(check_seed, spec.workspace, folders)
-        row = await keep_spec(parts.install, spec)
+        row = await keep_spec(parts.install, spec, expected=expected)
         await anyio.to_thread.run_sync(folders.make, None)
         await parts.instances.change_reach(row)
         runner = Runner(self._usable, row)

@@ -18,7 +18,7 @@ from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.parts import Parts
-from cnap_runner.runner.provisioning.changes import PendingChange, pending
+from cnap_runner.runner.provisioning.changes import PendingChange
 from cnap_runner.runner.provisioning.mcp_states import mcp_states
 from cnap_runner.runner.turns.callbacks import Audience, Emit, StatusCallback
 from cnap_runner.store.base import AgentRow
@@ -134,12 +134,15 @@ class Runner:
         return await mcp_states(parts.install, row, parts.instances.planner.configuration(row.spec), timeout=timeout)
 
     async def pending_changes(self) -> list[PendingChange]:
-        """Tell what of the agent's spec its live instance does not have yet, and when it will. Without one: nothing."""
+        """Tell what of the agent's spec its live instance does not have yet, when it will, and what keeps this process from applying it.
+
+        Without a live instance: nothing. Reads the agent's secrets where something is pending.
+        """
         parts = self._usable()
         store = parts.install.store
         row = await store.get_agent(self.agent_id)
         is_in_turn = bool(await store.queue_of(self.agent_id))
-        return pending(row.runner, parts.instances.planner.target(row.spec), is_in_turn=is_in_turn)
+        return await parts.instances.pending(row, is_in_turn=is_in_turn)
 
     async def pending_answers(self) -> NoReturn:
         """Not built yet; all permissions are allowed and the question tool is off."""

@@ -156,8 +156,12 @@ class Store(ABC):
     # --- agents -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def put_agent(self, spec: AgentSpec, *, at: datetime) -> AgentRow:
-        """Create an agent or replace a known one's whole spec; one that was deleted comes back. Return its row."""
+    async def put_agent(self, spec: AgentSpec, *, at: datetime, expected: AgentSpec | None = None) -> AgentRow:
+        """Create an agent or replace a known one's whole spec; one that was deleted comes back. Return its row.
+
+        With ``expected`` nothing is written unless that is the agent's present spec: else raises `ConflictError`, and `RunnerNotFound`
+        where it is not known any more.
+        """
 
     @abstractmethod
     async def get_agent(self, agent_id: str) -> AgentRow:

@@ -76,8 +76,8 @@ class SqlStore(Store):
     # --- agents -----------------------------------------------------------------------------------------------------
 
     @override
-    async def put_agent(self, spec: AgentSpec, *, at: datetime) -> AgentRow:
-        return await self._database.write(agents.put, spec, at=at)
+    async def put_agent(self, spec: AgentSpec, *, at: datetime, expected: AgentSpec | None = None) -> AgentRow:
+        return await self._database.write(agents.put, spec, at=at, expected=expected)
 
     @override
     async def get_agent(self, agent_id: str) -> AgentRow:

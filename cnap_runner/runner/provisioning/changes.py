@@ -6,7 +6,8 @@ MCP servers; everything else needs a new instance. All of it happens between tur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Awaitable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import anyio.to_thread
@@ -16,6 +17,7 @@ from cnap_runner.errors import (
     InstanceExited,
     InstanceNotFound,
     InsufficientResources,
+    InvalidInput,
     SecretUnavailable,
     ServerError,
 )
@@ -28,6 +30,7 @@ from cnap_runner.runner.provisioning.configuration import config_file
 from cnap_runner.runner.provisioning.planning import Planner, Target
 from cnap_runner.runner.provisioning.rendering import Provision, check_keys_stay
 from cnap_runner.runner.provisioning.settings_folder import write_settings
+from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.readiness import wait_until_ready
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.telemetry.logging import get_logger
@@ -39,11 +42,13 @@ _log = get_logger(__name__)
 class PendingChange:
     """Something of an agent's spec that its live instance does not have yet."""
 
-    what: Literal["container", "limits", "settings"]
+    what: Literal["container", "limits", "settings", "egress"]
     """``container``: image, labels, network, hardware, runtime. ``limits``: memory, CPU, pids. ``settings``: configuration, MCP servers,
-    files, where secrets come from."""
+    files, where secrets come from. ``egress``: a list of what may be reached that this process cannot work out."""
     applies: str
     """When, in plain words."""
+    reason: str | None = None
+    """What keeps this process from applying it, in plain words, such as a variable without a value; None: nothing that is known."""
 
 
 class CannotApply(Exception):
@@ -71,6 +76,9 @@ def pending(record: RunnerRecord, target: Target, *, is_in_turn: bool) -> list[P
     return [PendingChange(what, ways[what]) for what in _differing(record, target)]
 
 
+_HINDERED = "when what hinders it is mended"
+
+
 def _differing(record: RunnerRecord, target: Target) -> list[Literal["container", "limits", "settings"]]:
     found: list[Literal["container", "limits", "settings"]] = []
     if needs_new_instance(record, target):
@@ -88,6 +96,36 @@ class Changes:
     def __init__(self, install: Install, planner: Planner) -> None:
         self._install = install
         self._planner = planner
+
+    async def pending(self, spec: AgentSpec, record: RunnerRecord, *, is_in_turn: bool) -> list[PendingChange]:
+        """Tell what a live instance does not have yet, when it will, and what hinders this process. Changes nothing, needs no lease."""
+        found = pending(record, self._planner.target(spec), is_in_turn=is_in_turn)
+        if any(change.what != "limits" for change in found) and (reason := await self._obstacle(spec, record)):
+            found = [
+                change if change.what == "limits" else replace(change, applies=_HINDERED, reason=reason)
+                for change in found
+            ]
+        if record.status in LIVE_STATUSES and all(change.what != "container" for change in found):
+            # What may be reached is no part of a record: it is compared where it is enforced.
+            reason = await self._reason_of(self._planner.rules(spec))
+            found += [PendingChange("egress", _HINDERED, reason)] if reason else []
+        return found
+
+    async def _obstacle(self, spec: AgentSpec, record: RunnerRecord) -> str | None:
+        """Say what keeps this process from giving an instance its settings."""
+        if record.instance_id is None or needs_new_instance(record, self._planner.target(spec)):
+            attempt: Awaitable[object] = self._planner.plan(spec, generation=record.generation + 1)
+        else:
+            attempt = self._render(record.instance_id, spec, record)
+        unresolved = await self._reason_of(attempt)
+        return unresolved or await self._reason_of(refuse_plugins(spec, self._install.settings.data_dir))
+
+    async def _reason_of(self, attempt: Awaitable[object]) -> str | None:
+        try:
+            await attempt
+        except InvalidInput as error:
+            return self._install.redactor.redact(str(error))
+        return None
 
     async def apply(
         self, live: LiveInstance, spec: AgentSpec, record: RunnerRecord, *, is_rotation: bool = False
@@ -121,7 +159,7 @@ class Changes:
         self, live: LiveInstance, spec: AgentSpec, record: RunnerRecord, *, is_rotation: bool
     ) -> RunnerRecord:
         try:
-            given = await self._render(live, spec, record)
+            given = await self._render(live.ref.instance_id, spec, record)
         except SecretUnavailable as error:
             if is_rotation:
                 raise
@@ -139,8 +177,8 @@ class Changes:
         _log.info("settings_applied", agent_id=spec.agent_id, instance_id=record.instance_id)
         return settled
 
-    async def _render(self, live: LiveInstance, spec: AgentSpec, record: RunnerRecord) -> Provision:
-        given, layout = await self._planner.render(spec, instance_id=live.ref.instance_id, generation=record.generation)
+    async def _render(self, instance_id: str, spec: AgentSpec, record: RunnerRecord) -> Provision:
+        given, layout = await self._planner.render(spec, instance_id=instance_id, generation=record.generation)
         await anyio.to_thread.run_sync(self._check_keys, spec, given, layout)
         return given
 

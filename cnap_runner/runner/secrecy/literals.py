@@ -20,7 +20,8 @@ import anyio.to_thread
 from cnap_runner.errors import InvalidInput, SecretUnavailable, SecretWarning
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.secrecy.finding import PLACEHOLDER, without_secrets, without_tokens
+from cnap_runner.runner.secrecy.finding import Path, without_secrets, without_tokens
+from cnap_runner.runner.secrecy.leftovers import names_in
 from cnap_runner.secrets.base import SCHEMES, is_reference
 from cnap_runner.secrets.names import check_name, check_value
 from cnap_runner.store.base import AgentRow
@@ -48,23 +49,24 @@ class Taken(NamedTuple):
     """One for each, with the better way."""
 
 
-async def keep_spec(install: Install, spec: AgentSpec) -> AgentRow:
+async def keep_spec(install: Install, spec: AgentSpec, *, expected: AgentSpec | None = None) -> AgentRow:
     """Write an agent's row without its literal secrets, which the vault keeps; what no spec uses any more leaves the vault.
 
-    Warns with `SecretWarning` for each, before anything is written. Idempotent.
+    Warns with `SecretWarning` for each, before anything is written. Idempotent. ``expected`` as for `Store.put_agent`.
     """
     taken = take_literals(spec, key=install.key)
     install.redactor.add(*taken.literals.values())
     for text in taken.warnings:
         warnings.warn(text, SecretWarning, stacklevel=3)
     if not taken.literals and not await anyio.to_thread.run_sync(_kept_names, install, spec.agent_id):
-        return await install.store.put_agent(taken.spec, at=install.now())
+        return await install.store.put_agent(taken.spec, at=install.now(), expected=expected)
     # Nobody may tidy up between the vault and the row.
     async with install.lock():
         await anyio.to_thread.run_sync(_put_all, install, taken.literals)
-        row = await install.store.put_agent(taken.spec, at=install.now())
-        await _drop_unused(install, spec.agent_id)
-    return row
+        try:
+            return await install.store.put_agent(taken.spec, at=install.now(), expected=expected)
+        finally:
+            await _drop_unused(install, spec.agent_id)
 
 
 async def drop_literals(install: Install, agent_id: str) -> None:
@@ -114,13 +116,20 @@ def check_entry(name: str, value: str) -> None:
         )
 
 
+def name_of_place(path: Path) -> str:
+    """Name a secret after the place where it stood; a number may follow where that name is taken."""
+    wanted = "_".join(path[1:] if path[0] == "opencode" else path)
+    base = re.sub(r"\W", "_", wanted, flags=re.ASCII).upper()
+    return (base if _NAME.fullmatch(base) else f"_{base}")[:_LONGEST_NAME]
+
+
 class _Taker:
     """Collects what is found while a spec is walked through."""
 
     def __init__(self, spec: AgentSpec, key: bytes) -> None:
         self._spec = spec
         self._key = key
-        self._used = set(PLACEHOLDER.findall(spec.model_dump_json(include={"opencode", "mcp", "workspace"})))
+        self._used = names_in(spec)
         self.secrets: dict[str, str] = {}
         """Name → reference, of those that were found."""
         self.literals: dict[str, str] = {}
@@ -137,16 +146,15 @@ class _Taker:
             return None
         return without_tokens(git, ("workspace", "git"), lambda value, path: self.found(unquote(value), path))
 
-    def found(self, value: str, path: tuple[str, ...]) -> str:
+    def found(self, value: str, path: Path) -> str:
         """Keep a secret that stands in the spec, and give what takes its place."""
-        name = self._free_name("_".join(path[1:] if path[0] == "opencode" else path))
+        name = self._free_name(path)
         self.secrets[name] = self._keep(name, value, ".".join(path))
         return f"${{{name}}}"
 
-    def _free_name(self, wanted: str) -> str:
+    def _free_name(self, path: Path) -> str:
         """Make a name that nothing else has. One that an earlier spec got for the same place is used again."""
-        base = re.sub(r"\W", "_", wanted, flags=re.ASCII).upper()
-        base = (base if _NAME.fullmatch(base) else f"_{base}")[:_LONGEST_NAME]
+        base = name_of_place(path)
         for name in (base if n == 1 else f"{base}_{n}" for n in count(1)):
             theirs = self._spec.secrets.get(name, self._place(name))
             if name not in self.secrets and name not in self._used and theirs.startswith(self._place(name)):

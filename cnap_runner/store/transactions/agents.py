@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from cnap_runner.errors import InstanceExited, LeaseLost, RunnerNotFound
+from cnap_runner.errors import ConflictError, InstanceExited, LeaseLost, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, TurnContext
@@ -29,8 +29,10 @@ def not_found(agent_id: str) -> RunnerNotFound:
 # --- agents -----------------------------------------------------------------------------------------------------------
 
 
-def put(tx: sa.Connection, spec: AgentSpec, *, at: datetime) -> AgentRow:
-    """Create an agent, or replace its spec and undo its deletion. Its runner's record stays."""
+def put(tx: sa.Connection, spec: AgentSpec, *, at: datetime, expected: AgentSpec | None = None) -> AgentRow:
+    """Create an agent, or replace its spec, which must be the expected one, and undo its deletion. Its runner's record stays."""
+    if expected is not None and get(tx, spec.agent_id).spec != expected:
+        raise ConflictError(f"The spec of agent {spec.agent_id} was changed by somebody else.", hint="Read it anew.")
     now = to_micros(at)
     change: dict[str, Any] = {"spec": spec_to_text(spec), "updated_at": now, "deleted_at": None}
     row = tx.execute(

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cnap_runner import AgentSpec, RunnerManager
 from cnap_runner.cli.yaml_text import parse_value
+from cnap_runner.runner.declarations import spec_data
 
 if TYPE_CHECKING:
+    from cnap_runner.runner.runner import Runner
     from tests.unit.cli.conftest import House
 
 TEAM = """\
@@ -192,3 +195,57 @@ def test_mcp_add_refuses_what_cannot_be_meant(cli: House, team: Path, arguments:
     """Nothing is guessed."""
     cli("apply", "-f", str(team))
     assert cli("mcp", "add", "bob", *arguments).exit_code == 2
+
+
+def test_a_change_that_cannot_reach_an_agent_that_runs_is_not_silent(
+    cli: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each command that meets it warns with the reason, and `agent show` tells it; runs go on without the change."""
+    monkeypatch.setenv("CNAP_RUNNER_HEALTH_TIMEOUT", "1")  # what a fake server needs to be found gone
+    cli("run", "e", "hello", "--model", "fake/demo", "--keep")
+    said = "warning: agent e runs without its changed settings: Agent e needs ${UNSETVAR} in mcp.z.environment.P"
+    added = cli("mcp", "add", "e", "z", "--env", "P=${UNSETVAR}", "--", "foo")
+    assert (added.exit_code, said in added.stderr) == (0, True)
+    assert said in cli("agent", "set", "e", "system_prompt=x").stderr
+    shown = json.loads(cli("agent", "show", "e", "--json").stdout)
+    assert "UNSETVAR is not set" in shown["pending"][0]["reason"]
+    spec = cli("agent", "show", "e", "--spec").stdout
+    assert said in cli("apply", "-f", "-", given=spec).stderr
+    assert said in cli("run", "e", "hello").stderr
+
+
+def test_edits_of_different_fields_at_the_same_moment_are_all_kept(
+    cli: House, team: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An edit that finds the agent changed begins anew with what is there."""
+    cli("apply", "-f", str(team))
+    get, others = RunnerManager.get_runner, [("pids", 400), ("memory_mb", 1200)]
+
+    async def get_and_be_overtaken(manager: RunnerManager, agent_id: str) -> Runner:
+        runner = await get(manager, agent_id)
+        if others:
+            name, value = others.pop()
+            data = spec_data(runner.spec)
+            data.setdefault("resources", {})[name] = value
+            await manager.create_runner(AgentSpec.parse(data))
+        return runner
+
+    monkeypatch.setattr(RunnerManager, "get_runner", get_and_be_overtaken)
+    assert cli("agent", "set", "bob", "resources.cpus=2").exit_code == 0
+    spec = json.loads(cli("agent", "show", "bob", "--spec", "--json").stdout)
+    assert spec["resources"] == {"pids": 400, "memory_mb": 1200, "cpus": 2}
+
+
+def test_a_secret_given_in_clear_goes_with_the_last_place_that_uses_it(cli: House, team: Path) -> None:
+    """The name that was made for it leaves the spec, and its value the vault; a name of the user's own stays."""
+    cli("apply", "-f", str(team))
+    cli("agent", "set", "bob", "secrets.MINE=vault:mine")
+    options = "opencode.provider.fake.options"
+    cli("agent", "set", "bob", f"{options}.apiKey=value-of-a-key-1", f"{options}.organization=${{MINE}}")
+    cli("mcp", "add", "bob", "m", "--url", "https://example.com/mcp", "--header", "Authorization=Bearer of-bad-news-1")
+    shown = json.loads(cli("agent", "show", "bob", "--spec", "--json").stdout)["secrets"]
+    assert sorted(shown) == ["MCP_M_HEADERS_AUTHORIZATION", "MINE", "PROVIDER_FAKE_OPTIONS_APIKEY"]
+    cli("mcp", "rm", "bob", "m")
+    cli("agent", "set", "bob", f"{options}.apiKey=", f"{options}.organization=")
+    assert json.loads(cli("agent", "show", "bob", "--spec", "--json").stdout)["secrets"] == {"MINE": "vault:mine"}
+    assert [line["reference"] for line in json.loads(cli("secret", "ls", "--json").stdout)] == ["vault:mine"]

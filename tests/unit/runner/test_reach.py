@@ -168,6 +168,22 @@ async def test_changed_list_applies_to_the_same_instance(
     assert house.starts == ["alice"]
 
 
+async def test_a_list_that_cannot_be_worked_out_is_told(
+    barrier: Barrier, runner_manager: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an agent may reach is about safety: a process that must leave it as it was says so, with the reason."""
+    monkeypatch.setenv("LLM_URL", "http://models.example:8000/v1")
+    model = {"provider": {"anthropic": {"options": {"baseURL": "${LLM_URL}"}}}}
+    wide = spec("allowlist", ["a.example", "b.example"]).model_copy(update={"opencode": model})
+    await (await runner_manager.create_runner(wide)).run(ask())
+    monkeypatch.delenv("LLM_URL")
+    narrow = spec("allowlist", ["a.example"]).model_copy(update={"opencode": model})
+    runner = await runner_manager.create_runner(narrow)
+    (waiting,) = await runner.pending_changes()
+    assert (waiting.what, "b.example" in barrier.reached) == ("egress", True)
+    assert "LLM_URL" in str(waiting.reason)
+
+
 async def test_another_network_takes_another_instance(
     house: Any, barrier: Barrier, runner_manager: Any, ask: Ask
 ) -> None:

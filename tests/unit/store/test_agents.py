@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cnap_runner.errors import InstanceExited, InvalidInput, LeaseLost, RunnerNotFound, RunNotFound
+from cnap_runner.errors import ConflictError, InstanceExited, InvalidInput, LeaseLost, RunnerNotFound, RunNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
@@ -48,7 +48,7 @@ async def test_putting_again_replaces_the_spec_and_keeps_the_runner(
 
 async def test_a_spec_that_json_cannot_hold_is_refused(store: SqlStore, now: datetime) -> None:
     """A spec that would come back as something else raises InvalidInput and leaves nothing."""
-    with pytest.raises(InvalidInput, match="carol"):
+    with pytest.raises(InvalidInput, match="JSON cannot"):
         await store.put_agent(AgentSpec(agent_id="carol", model="f/m", opencode={"x": object()}), at=now)
     with pytest.raises(RunnerNotFound):
         await store.get_agent("carol")
@@ -225,3 +225,16 @@ async def test_naive_times_are_refused(store: SqlStore, now: datetime) -> None:
     spec: Any = AgentSpec(agent_id="carol", model="f/m")
     with pytest.raises(TypeError):
         await store.put_agent(spec, at=now.replace(tzinfo=None))
+
+
+async def test_a_spec_is_replaced_only_where_it_is_the_expected_one(store: SqlStore, now: datetime) -> None:
+    """Compared and written in one transaction; an agent that is gone does not come back by it."""
+    first, second = (AgentSpec(agent_id="carol", model=f"f/{name}") for name in ("one", "two"))
+    await store.put_agent(first, at=now)
+    assert (await store.put_agent(second, at=now, expected=first)).spec == second
+    with pytest.raises(ConflictError):
+        await store.put_agent(first, at=now, expected=first)
+    assert (await store.get_agent("carol")).spec == second
+    await store.mark_deleted("carol", at=now)
+    with pytest.raises(RunnerNotFound):
+        await store.put_agent(first, at=now, expected=second)

@@ -10,7 +10,14 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
-from cnap_runner.errors import EngineUnavailable, InvalidInput, SecretUnavailable, ServerRejected, StoreBusy
+from cnap_runner.errors import (
+    ConflictError,
+    EngineUnavailable,
+    InvalidInput,
+    SecretUnavailable,
+    ServerRejected,
+    StoreBusy,
+)
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.provisioning.changes import PendingChange
@@ -132,11 +139,33 @@ async def test_a_process_that_cannot_resolve_uses_what_runs(
     async with house.manager() as other:
         runner = await other.create_runner(with_(spec, opencode={"username": "${NOT_HERE}"}))
         assert (await runner.run(ask())).success
-        assert (disposals(house), [p.what for p in await runner.pending_changes()]) == (0, ["settings"])
+        (waiting,) = await runner.pending_changes()
+        assert (disposals(house), waiting.what, waiting.applies) == (0, "settings", "when what hinders it is mended")
+        assert "needs ${NOT_HERE} in username" in str(waiting.reason)
     monkeypatch.setenv("NOT_HERE", "a-value-of-some-length")
     assert (await runner_of(manager, ask)).success
     assert (house.starts, disposals(house)) == (["alice"], 1)
     assert instance_of(house).files.secrets["env-NOT_HERE"] == b"a-value-of-some-length"
+
+
+async def test_a_plugin_that_hinders_a_change_is_told(manager: RunnerManager, spec: AgentSpec, ask: Ask) -> None:
+    """A changed permission must not wait in silence."""
+    await (await manager.create_runner(spec)).run(ask())
+    plugin = manager.settings.data_dir / "workspace" / "alice" / ".opencode" / "plugin" / "a.ts"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("x")
+    runner = await manager.create_runner(with_(spec, opencode={"permission": {"bash": "deny"}}))
+    (waiting,) = await runner.pending_changes()
+    assert ".opencode/plugin/a.ts, which OpenCode would run" in str(waiting.reason)
+
+
+async def test_of_two_edits_at_the_same_moment_none_is_lost_unsaid(manager: RunnerManager, spec: AgentSpec) -> None:
+    """Whoever edits what is not there any more is told, and nothing is changed."""
+    runner = await manager.create_runner(spec)
+    await manager.create_runner(with_(spec, model="fake/two"), expected=runner.spec)
+    with pytest.raises(ConflictError, match="changed by somebody else"):
+        await manager.create_runner(with_(spec, system_prompt="x"), expected=runner.spec)
+    assert (await manager.get_runner("alice")).spec == with_(spec, model="fake/two")
 
 
 async def runner_of(manager: RunnerManager, ask: Ask) -> Any:
