@@ -72,8 +72,8 @@ class LiveInstance:
     life: Life
     last_turn: LastTurn | None = None
     """The last one that this manager drove here."""
-    settings_hash: str | None = None
-    """As it was when this manager used it last: another one may have let it read its settings anew since."""
+    settings_written_at: int | None = None
+    """As `written_at` told when this manager used it last: another one may have let it read its settings anew since."""
 
     async def aclose(self) -> None:
         """Close its stream and its connections. The instance stays as it is."""

@@ -12,10 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
-from cnap_runner.aio.shield import shielded
+from cnap_runner.aio.shield import run_shielded, shielded
 from cnap_runner.egress.rules import Rule
 from cnap_runner.errors import (
+    BackendError,
     InstanceExited,
     InstanceNotFound,
     InvalidInput,
@@ -31,9 +33,11 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
 from cnap_runner.runner.provisioning.planning import Plan, Planner
+from cnap_runner.runner.provisioning.settings_folder import written_at
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.secrecy.known import KnownSecrets
+from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import seed_at_start
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
@@ -91,23 +95,27 @@ class Instances:
         if needs_new_instance(record, self.planner.target(spec)):
             # What could not be started here must not end what runs.
             await self.planner.plan(spec, generation=record.generation + 1)
-            return None, await self.end(record, reason="its settings changed")
+            return None, await self._end_whole(record, reason="its settings changed")
         live = await self._use(record)
         if live is None:
             return None, record
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
-        has_read = live.last_turn is not None and live.settings_hash == record.settings_hash
+        has_read = live.last_turn is not None and live.settings_written_at == await self._written_at(spec)
         if not has_read or is_rotation or is_behind(record, self.planner.target(spec)):
             # It is about to read its workspace: for the first time, as far as is known here, or anew.
             await refuse_plugins(spec, self._install.settings.data_dir)
         try:
             record = await self._changes.apply(live, spec, record, is_rotation=is_rotation)
         except CannotApply as reason:
-            return None, await self.end(record, reason=str(reason))
-        live.settings_hash = record.settings_hash
+            return None, await self._end_whole(record, reason=str(reason))
+        live.settings_written_at = await self._written_at(spec)
         return live, record
+
+    async def _written_at(self, spec: AgentSpec) -> int | None:
+        folders = AgentFolders(self._install.settings.data_dir, spec.agent_id)
+        return await anyio.to_thread.run_sync(written_at, folders.settings)
 
     async def pending(self, row: AgentRow, *, is_in_turn: bool) -> list[PendingChange]:
         """Tell what the present instance does not have yet, as `Changes.pending`. Needs no lease."""
@@ -157,6 +165,19 @@ class Instances:
             await install.save_runner(record)
         _log.info("runner_stopped", agent_id=record.agent_id, reason=reason)
         return record
+
+    async def _end_whole(self, record: RunnerRecord, *, reason: str) -> RunnerRecord:
+        """End the present instance for a change, even if nobody waits for that any more: an end half done would keep its place."""
+        limit = self._install.settings.stop_timeout + CLEAN_UP
+        ended: list[RunnerRecord] = []
+
+        async def end() -> None:
+            ended.append(await self.end(record, reason=reason))
+
+        await run_shielded(end, limit=limit)
+        if not ended:
+            raise BackendError(f"The instance of agent {record.agent_id} could not be ended within {limit}.")
+        return ended[0]
 
     async def discard(self, record: RunnerRecord, *, reason: str) -> None:
         """End the present instance and remove all that is left of any; the record says that there is none."""
@@ -258,6 +279,7 @@ class Instances:
             await seed_at_start(install, spec)
             await refuse_plugins(spec, install.settings.data_dir)
             live = await self._remember(await self._boot(plan))
+            live.settings_written_at = await self._written_at(spec)
             ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
             ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
             await install.save_runner(ready)

@@ -38,6 +38,17 @@ def write_settings(folder: Path, files: Mapping[str, str]) -> None:
         raise folder_error(folder, error) from error
 
 
+def written_at(folder: Path) -> int | None:
+    """Tell when settings were last written, as a number that differs after each time; None where there are none. Blocks.
+
+    Each delivery writes them, also one that changes nothing but a secret's value, and lets the server read them.
+    """
+    try:
+        return (folder / FOLDER).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def _replace(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.new")
     _write(draft, text)

@@ -401,3 +401,47 @@ async def test_a_server_that_another_manager_let_read_anew_gets_no_plugin_unseen
         await runner.run(ask())
     plugin.unlink()
     assert (await runner.run(ask())).success
+
+
+async def test_a_change_that_takes_long_leaves_no_half_ended_instance(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than its author waits, or cut short by Ctrl-C: the end it began is a whole one, and its place is free."""
+    stop, stopping = house.backend.stop, anyio.Event()
+
+    async def stop_slowly(*args: Any, **more: Any) -> None:
+        stopping.set()
+        await anyio.sleep(0.3)
+        await stop(*args, **more)
+
+    monkeypatch.setattr(house.backend, "stop", stop_slowly)
+    monkeypatch.setattr("cnap_runner.runner.parts.CATCH_UP_SECONDS", 0.1)
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    await manager.create_runner(with_(spec, labels={"a": "b"}))
+    assert (await manager.get_runner("alice")).status is RunnerStatus.STOPPED
+    await runner.run(ask())
+    stopping = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(manager.create_runner, with_(spec, labels={"a": "c"}))
+        await stopping.wait()
+        tasks.cancel_scope.cancel()
+    assert (await manager.get_runner("alice")).status is RunnerStatus.STOPPED
+
+
+async def test_a_rotation_by_another_manager_lets_no_plugin_in_unseen(
+    manager: RunnerManager, house: Any, spec: AgentSpec, ask: Ask
+) -> None:
+    """The server is about to read its workspace anew, though no setting changed; what the agent writes in between is its own doing."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask())
+    plugin = manager.settings.data_dir / "workspace" / "alice" / ".opencode" / "plugin" / "a.ts"
+    plugin.parent.mkdir(parents=True)
+    plugin.write_text("x")
+    assert (await runner.run(ask())).success
+    plugin.unlink()
+    async with house.manager() as other:
+        await other.rotate_secrets("alice")
+    plugin.write_text("x")
+    with pytest.raises(InvalidInput, match="would run as a plugin"):
+        await runner.run(ask())
