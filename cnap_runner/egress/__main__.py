@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from cnap_runner.egress.proxy_process import READY, run
@@ -21,7 +22,7 @@ def main(folder: Path, address: str, http_proxy: str = "", no_proxy: str = "") -
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nothing, stream)
-    run(folder, wanted=ProxyState(address, 0, 0, http_proxy, no_proxy), ready=tell)
+    run(folder, wanted=ProxyState(address, 0, 0, http_proxy, no_proxy, version("cnap-runner")), ready=tell)
     return 0
 
 

@@ -14,6 +14,8 @@ change the filter (``CAP_NET_ADMIN``); changes happen under ``install.lock``.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,6 +30,8 @@ _WAIT_SECONDS = 10
 """For the lock that all programs that change the filter share."""
 _IPV6_IN_KERNEL = Path("/proc/net/if_inet6")
 _DNS = "53"
+_JUMP = re.compile(r" -j CNAP-[0-9a-f]{12}-[COI]$")
+"""How the line of a rule ends that leads to a chain of some install."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,9 @@ class PacketFilter:
         if len(found) != len(rules) or not all(comment in line for line in found):
             place.write([[*rule, "-m", "comment", "--comment", comment] for rule in rules])
         leading = _leading(listed, place)
-        wanted = [words for words in leading if words[2:4] == ["-i", interface]][:1]
-        if not wanted:
-            place.call(
-                "-I", place.hook, "1", "-i", interface, "-m", "comment", "--comment", self._comment, "-j", place.chain
-            )
-        for words in leading:
-            if words not in wanted:
-                place.call("-D", *words[1:])
+        if [words[2:4] for words in leading] != [["-i", interface]] or not place.is_in_front(listed):
+            jump = ["-i", interface, "-m", "comment", "--comment", self._comment, "-j", place.chain]
+            place.lead_anew(leading, jump)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +133,28 @@ class _Place:
         """Change something in the table."""
         _call(self.program, "-t", self.table, *arguments)
 
+    def is_in_front(self, listed: Sequence[str]) -> bool:
+        """Whether packets come to our chain before any other rule: one in front could let through what ours drops.
+
+        Other installs' rules are no others: each is for its own bridge. In the ``filter`` table ours only lets in, and may stand anywhere.
+        """
+        if self.table != "mangle":
+            return True
+        before = itertools.takewhile(lambda line: not line.endswith(f" -j {self.chain}"), listed)
+        return all(_JUMP.search(line) for line in before if line.startswith(f"-A {self.hook} "))
+
+    def lead_anew(self, leading: Sequence[Sequence[str]], jump: Sequence[str]) -> None:
+        """Put one rule that leads to our chain in front, in place of all that do now, in one step: no packet passes in between."""
+        lines = [*(["-D", *words[1:]] for words in leading), ["-I", self.hook, "1", *jump]]
+        self._restore([" ".join(words) for words in lines])
+
     def write(self, rules: Sequence[Sequence[str]]) -> None:
         """Replace the chain's rules in one step."""
-        lines = [f"*{self.table}", f":{self.chain} - [0:0]", *(" ".join(["-A", self.chain, *rule]) for rule in rules)]
-        _call(f"{self.program}-restore", "--noflush", input_text="\n".join([*lines, "COMMIT", ""]))
+        self._restore([f":{self.chain} - [0:0]", *(" ".join(["-A", self.chain, *rule]) for rule in rules)])
+
+    def _restore(self, lines: Sequence[str]) -> None:
+        text = "\n".join([f"*{self.table}", *lines, "COMMIT", ""])
+        _call(f"{self.program}-restore", "--noflush", input_text=text)
 
 
 def _leading(listed: Sequence[str], place: _Place) -> list[list[str]]:

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 
 from cnap_runner.egress.proxy_state import LOG_FILE, WANTED_FILE, ProxyState, is_alive, read_state
 from cnap_runner.egress.rights import make_folder
 from cnap_runner.errors import BackendError
+from cnap_runner.model.versions import release_of
 
 _START = timedelta(seconds=20)
 _END = timedelta(seconds=5)
@@ -31,14 +33,19 @@ def ensure_proxy(folder: Path, *, address: str, http_proxy: str = "", no_proxy: 
     (folder / WANTED_FILE).touch()
     wanted = (address, http_proxy, no_proxy)
     state = living_proxy(folder)
-    if state is not None and (state.address, state.http_proxy, state.no_proxy) == wanted:
+    if state is not None and (state.address, state.http_proxy, state.no_proxy) == wanted and not _is_older(state):
         return state
-    end_proxy(folder)  # it listens on a network that is no more, or was told another way out
+    end_proxy(folder)  # it listens on a network that is no more, was told another way out, or is from before an upgrade
     _start(folder, *wanted)
     state = living_proxy(folder)
     if state is None:
         raise BackendError("The egress proxy ended at once.", hint=f"See {folder / LOG_FILE}.")
     return state
+
+
+def _is_older(state: ProxyState) -> bool:
+    """Whether a proxy is of an older version. A newer one stays: managers of two versions would end each other's for ever."""
+    return release_of(state.version) < release_of(version("cnap-runner"))
 
 
 def living_proxy(folder: Path) -> ProxyState | None:

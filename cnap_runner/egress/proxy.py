@@ -135,7 +135,7 @@ class Proxy:
         try:
             rule = _admitting(entry, asked)
             with _limit(self._limits.connect_time, 502, f"{asked.host} did not answer in time."):
-                server = await self._outside.connect(asked.host, asked.port, rule=rule)
+                server = await self._outside.connect(asked.host, asked.port, rule=rule, client=address)
         except Refused as answer:
             agent_id = entry.agent_id if entry else None
             self._log.warning("refused", client=address, agent_id=agent_id, **_place(asked), reason=answer.reason)

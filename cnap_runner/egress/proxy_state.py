@@ -26,6 +26,8 @@ class ProxyState:
     http_proxy: str = ""
     """The company's own proxy, through which ours goes; empty: none."""
     no_proxy: str = ""
+    version: str = ""
+    """Of this package, whose program it is; empty: one from before it was written down."""
 
 
 def read_state(folder: Path) -> ProxyState | None:

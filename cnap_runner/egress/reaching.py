@@ -9,17 +9,18 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 import anyio.abc
 
 from cnap_runner.egress.addresses import why_refused
+from cnap_runner.egress.lookups import Lookups
 from cnap_runner.egress.rules import HOST_ALIAS, Rule, as_address
 from cnap_runner.egress.upstream import Upstream
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Gives the addresses of a host's name; raises `OSError` where it has none."""
+Resolve = Callable[[str, int, str], Awaitable[Sequence[str]]]
+"""Gives the addresses of a host's name, at a port, for a client; raises `OSError` where it has none."""
 
 _DISCARD_PORT = 9
 
@@ -33,27 +34,21 @@ class Refused(Exception):
         self.reason = reason
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """Ask the host's own resolver."""
-    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
 @dataclass(frozen=True, slots=True)
 class Outside:
     """All that is beyond the proxy, as this host reaches it."""
 
     host_address: str
     """What `HOST_ALIAS` stands for."""
-    resolver: Resolve = resolve
+    resolver: Resolve = field(default_factory=Lookups)
     upstream: Upstream | None = None
 
-    async def connect(self, host: str, port: int, *, rule: Rule) -> anyio.abc.SocketStream:
-        """Connect to a host that a rule admits. Raises `Refused` where it cannot or may not be reached."""
+    async def connect(self, host: str, port: int, *, rule: Rule, client: str) -> anyio.abc.SocketStream:
+        """Connect to a host that a rule admits, for a client. Raises `Refused` where it cannot or may not be reached."""
         if self.upstream is not None and host != HOST_ALIAS and self.upstream.is_for(host):
             return await self._connect_through(self.upstream, host, port, rule)
         refused = "it does not resolve"
-        for address in await self._addresses(host, port):
+        for address in await self._addresses(host, port, client):
             why = None if host == HOST_ALIAS else _why_refused(address, rule=rule)
             if why is not None:
                 refused = why
@@ -77,13 +72,13 @@ class Outside:
         except OSError as error:
             raise Refused(502, f"the upstream proxy does not connect to {host}:{port}.") from error
 
-    async def _addresses(self, host: str, port: int) -> Sequence[str]:
+    async def _addresses(self, host: str, port: int, client: str) -> Sequence[str]:
         if host == HOST_ALIAS:
             return [self.host_address]
         if as_address(host) is not None:
             return [host]
         try:
-            return await self.resolver(host, port)
+            return await self.resolver(host, port, client)
         except OSError as error:
             raise Refused(502, f"{host} does not resolve.") from error
 

@@ -252,6 +252,31 @@ async def test_flushed_filter_is_mended(site: Site) -> None:
     assert rules_of_host(site.harness.install_id) == before
 
 
+async def test_a_rule_that_somebody_put_in_front_lets_nothing_through(site: Site) -> None:
+    """The filter's rule is not only there but first: one that accepts before it would open what is closed."""
+    closed = await site.start(Network.CLOSED)
+    gateway = await site.harness.backend.closed_network(site.harness.install_id)
+    assert gateway is not None
+    rule = ["PREROUTING", "-i", gateway.interface, "-j", "ACCEPT"]
+    mangle = ["iptables", "-w", "5", "-t", "mangle"]
+    subprocess.run([*mangle, "-I", *rule], check=True)
+    try:
+        assert "hello" in (await site.probe(closed, ("tcp", gateway.gateway, site.port)))[0]
+
+        await site.close()
+
+        assert (await site.probe(closed, ("tcp", gateway.gateway, site.port)))[0].lower().endswith("error")
+        jumps = [
+            line for line in rules_of_host(site.harness.install_id) if f"PREROUTING -i {gateway.interface} -m" in line
+        ]
+        assert len([line for line in jumps if line.endswith("-C")]) == len(jumps) > 0
+        before = rules_of_host(site.harness.install_id)
+        await site.close()
+        assert rules_of_host(site.harness.install_id) == before
+    finally:
+        subprocess.run([*mangle, "-D", *rule], check=True)
+
+
 async def test_pruned_network_is_made_anew(site: Site) -> None:
     """Somebody prunes networks while no closed instance lives: the next one gets another, with its rules."""
     install_id, backend = site.harness.install_id, site.harness.backend

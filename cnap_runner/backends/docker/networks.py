@@ -11,7 +11,7 @@ from docker import APIClient
 
 from cnap_runner.backends.docker.engine import Engine
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
-from cnap_runner.errors import InstanceStartFailed
+from cnap_runner.errors import BackendError, InstanceStartFailed
 from cnap_runner.model.instance import LABEL_INSTALL, LABEL_MANAGED, LABEL_NETWORK, Network, NetworkFacts
 
 _BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -124,8 +124,17 @@ class InstallNetworks:
 
 
 def network_facts(said: Mapping[str, Any]) -> NetworkFacts:
-    """Read the answer to ``GET /networks/{id}``. The engine names a bridge after its network unless it was told a name."""
-    addresses: Mapping[str, str] = next(one for one in said["IPAM"]["Config"] if ":" not in one["Subnet"])
+    """Read the answer to ``GET /networks/{id}``. The engine names a bridge after its network unless it was told a name.
+
+    Raises `BackendError` for one on which the host has no IPv4 address.
+    """
+    ranges: list[Mapping[str, str]] = said["IPAM"]["Config"] or []
+    addresses = next((one for one in ranges if ":" not in one.get("Subnet", ":") and one.get("Gateway")), None)
+    if addresses is None:
+        raise BackendError(
+            f"Network {said.get('Name') or said['Id']} has no IPv4 gateway, at which agents are reached.",
+            hint="Remove the network, and it is made anew; where it comes back so, see the engine's daemon.json.",
+        )
     interface = (said.get("Options") or {}).get(_BRIDGE_NAME) or f"br-{said['Id'][:12]}"
     return NetworkFacts(
         id=str(said["Id"]),

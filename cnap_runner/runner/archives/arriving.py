@@ -17,6 +17,7 @@ from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import ConflictError, InsufficientResources, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.ids import check_id
+from cnap_runner.model.versions import release_of
 from cnap_runner.runner.archives.circumstances import in_thread, opencode_version, workspace_path
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import Manifest
@@ -192,7 +193,7 @@ async def _tell_differences(install: Install, spec: AgentSpec, manifest: Manifes
             "The agent's tasks begin new sessions: OpenCode's are bound to the place of the workspace, which was "
             f"{manifest.workspace_path} and is {here}."
         )
-    if _release(manifest.opencode_version) > _release(opencode_version()):
+    if release_of(manifest.opencode_version) > release_of(opencode_version()):
         listener.on_warning(
             f"The agent worked with OpenCode {manifest.opencode_version}, and here is {opencode_version()}, which is older: "
             "it may not read the agent's sessions."
@@ -211,7 +212,3 @@ def _renamed(spec: AgentSpec, agent_id: str | None) -> AgentSpec:
             for name, reference in spec.secrets.items()
         }
     return AgentSpec.parse(data)
-
-
-def _release(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:3] if part.isdigit())

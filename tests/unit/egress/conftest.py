@@ -117,7 +117,7 @@ async def bench(tmp_path: Path, limits: ProxyLimits, upstream: Upstream | None) 
 
     looked_up: list[str] = []
 
-    async def resolve(host: str, _: int) -> Sequence[str]:
+    async def resolve(host: str, _: int, __: str) -> Sequence[str]:
         looked_up.append(host)
         if host not in names:
             raise OSError("no such name")

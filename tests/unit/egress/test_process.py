@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_one_proxy_answers_whoever_asks_for_it(folder: Path) -> None:
     assert b"not on the list of agent alice" in ask(first.port)
     events = [json.loads(line)["event"] for line in (folder / LOG_FILE).read_text().splitlines()]
     assert events == ["proxy_started", "refused", "refused"]
+
+
+def test_proxy_of_an_older_version_gives_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an upgrade the next who needs it starts its own at the same port; an older manager leaves the newer one alone."""
+    first = ensure_proxy(folder, address=HOST)
+    monkeypatch.setattr("cnap_runner.egress.process.version", lambda _: "0.0.0")
+    assert ensure_proxy(folder, address=HOST) == first
+    monkeypatch.undo()
+    (folder / STATE_FILE).write_text(json.dumps({**json.loads((folder / STATE_FILE).read_text()), "version": ""}))
+    second = ensure_proxy(folder, address=HOST)
+    assert (second.port, second.pid == first.pid, second.version) == (first.port, False, version("cnap-runner"))
 
 
 def test_proxy_outlives_who_started_it_and_holds_nothing_of_theirs(folder: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from cnap_runner.backends.docker.networks import network_facts
+from cnap_runner.errors import BackendError
 from cnap_runner.model.instance import NetworkFacts
 
 SAID: dict[str, Any] = {
@@ -34,3 +37,12 @@ def test_a_bridge_is_named_after_its_network() -> None:
 def test_a_bridge_that_was_given_a_name_has_it() -> None:
     """Whoever made the network by hand may have chosen one."""
     assert network_facts({**SAID, "Options": {"com.docker.network.bridge.name": "br-agents"}}).interface == "br-agents"
+
+
+@pytest.mark.parametrize(
+    "ranges", [None, [], [{"Subnet": "fd00::/64", "Gateway": "fd00::1"}], [{"Subnet": "10.1.0.0/16"}]]
+)
+def test_a_network_without_an_ipv4_gateway_is_one_clear_error(ranges: Any) -> None:
+    """It names the network and what to do."""
+    with pytest.raises(BackendError, match="Network cnap-x has no IPv4 gateway"):
+        network_facts({**SAID, "Name": "cnap-x", "IPAM": {"Config": ranges}})
