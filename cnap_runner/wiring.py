@@ -17,7 +17,7 @@ from cnap_runner.egress.barrier import Barrier
 from cnap_runner.errors import InvalidInput, RunnerError, StoreError
 from cnap_runner.image.assets import config_templates
 from cnap_runner.model.ids import new_id
-from cnap_runner.model.instance import Kit
+from cnap_runner.model.instance import Capabilities, Kit
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
 from cnap_runner.runner.install import Install, load_key
@@ -112,6 +112,15 @@ def make_backend(settings: Settings) -> Backend:
     from cnap_runner.backends.docker import DockerBackend  # noqa: PLC0415
 
     return DockerBackend()
+
+
+def capabilities_of(settings: Settings) -> Capabilities:
+    """Tell what the backend that the settings name can give, without making it."""
+    if settings.backend == "process":
+        from cnap_runner.backends.process.backend import CAPABILITIES  # noqa: PLC0415
+    else:
+        from cnap_runner.backends.docker.backend import CAPABILITIES  # noqa: PLC0415
+    return CAPABILITIES
 
 
 def _kit_for(image: str, *, own_image: str) -> Kit | None:

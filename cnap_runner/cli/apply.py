@@ -53,9 +53,13 @@ def apply(
 ) -> None:
     """Make agents as they are declared. Shows the difference first; a second time there is nothing to do."""
     from cnap_runner.cli.declarations import load
+    from cnap_runner.runner.mistakes import mistakes_of
+    from cnap_runner.wiring import capabilities_of, load_template
 
-    specs = load(files)
-    run_async(partial(_apply, settings_of(ctx), specs, prune, is_dry_run, is_json))
+    settings = settings_of(ctx)
+    template, can = load_template(settings.data_dir), capabilities_of(settings)
+    specs = load(files, judge=partial(mistakes_of, settings=settings, template=template, can=can))
+    run_async(partial(_apply, settings, specs, prune, is_dry_run, is_json))
 
 
 async def _apply(

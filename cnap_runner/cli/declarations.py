@@ -7,7 +7,7 @@ is long, ``{file: PATH}`` stands for a file's: in ``system_prompt`` and in ``ope
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ STANDARD_INPUT = "-"
 SUFFIXES = (".yaml", ".yml")
 
 
-def load(sources: Sequence[str]) -> list[AgentSpec]:
+Judge = Callable[[AgentSpec], Iterable[tuple[ValuePath, str]]]
+"""Gives what is wrong with an agent that can be read: the path of a field, and what is to be said."""
+
+
+def load(sources: Sequence[str], *, judge: Judge | None = None) -> list[AgentSpec]:
     """Read the agents that files, folders (their ``*.yaml`` and ``*.yml``) and standard input (``-``) declare. Blocks.
 
-    Raises one `InvalidInput` that names all mistakes.
+    Raises one `InvalidInput` that names all mistakes, those that ``judge`` finds among them.
     """
-    reading = _Reading()
+    reading = _Reading(judge)
     for source in sources:
         for path in _files_of(source):
             reading.read(path)
@@ -55,6 +59,7 @@ class _Source:
 class _Reading:
     """All that is read by one call."""
 
+    judge: Judge | None
     specs: list[AgentSpec] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
     _places: dict[str, str] = field(default_factory=dict)
@@ -99,6 +104,8 @@ class _Reading:
                 self.mistakes.append(source.at((*at, *path), f"{'.'.join(map(str, path))}: {text}".removeprefix(": ")))
         else:
             self._add(spec, source.at((*at, "agent_id"), ""))
+            for path, text in self.judge(spec) if self.judge else ():
+                self.mistakes.append(source.at((*at, *path), _about(path, text)))
 
     def _add(self, spec: AgentSpec, place: str) -> None:
         first = self._places.setdefault(spec.agent_id, place)
@@ -168,6 +175,17 @@ def _included(value: Any, folder: Path, at: tuple[str, ...]) -> Any:
 def _anchored(name: str, value: Any, folder: Path) -> Any:
     is_path = isinstance(value, str) and (name == "copy" or (name == "git" and value.startswith(("./", "../"))))
     return str(folder / Path(value).expanduser()) if is_path else value
+
+
+def _about(path: ValuePath, text: str) -> str:
+    """Put a field's name before what is wrong with it, once."""
+    steps = [str(step) for step in path if isinstance(step, str)]
+    spelt = [*(".".join(steps[first:]) for first in range(len(steps))), *steps[:1]]
+    for name in spelt:
+        if text.startswith((f"{name}: ", f"{name} ")):
+            text = text.removeprefix(name).lstrip(": ")
+            break
+    return f"{'.'.join(map(str, path))}: {text}".removeprefix(": ")
 
 
 def _as_written(path: ValuePath, data: Any) -> ValuePath:

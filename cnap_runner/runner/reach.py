@@ -36,15 +36,20 @@ Value = Callable[[str], str]
 """Gives the value of a ``${NAME}``; raises `SecretUnavailable`."""
 
 
+def check_rule(spec: AgentSpec, text: str) -> None:
+    """Raise `InvalidInput` for a rule of an agent that cannot be read, or of what nobody reaches."""
+    address = as_address(parse_rule(text).host)
+    if address is not None and (why := why_refused(address, may_be_private=True)) is not None:
+        raise InvalidInput(
+            f"Agent {spec.agent_id}: egress.allow names {text}, which nobody reaches: {why}.",
+            hint=f"Leave it out. What listens on the host is {HOST_ALIAS}.",
+        )
+
+
 def check_egress(spec: AgentSpec, config: Mapping[str, Any]) -> None:
     """Raise `InvalidInput` for rules that cannot be read or kept, and for a provider that mode ``none`` would cut off. Resolves nothing."""
     for text in spec.egress.allow:
-        address = as_address(parse_rule(text).host)
-        if address is not None and (why := why_refused(address, may_be_private=True)) is not None:
-            raise InvalidInput(
-                f"Agent {spec.agent_id}: egress.allow names {text}, which nobody reaches: {why}.",
-                hint=f"Leave it out. What listens on the host is {HOST_ALIAS}.",
-            )
+        check_rule(spec, text)
     if network_of(spec) is Network.CLOSED:
         for _ in _usual_hosts(spec, config):
             pass

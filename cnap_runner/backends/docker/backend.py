@@ -51,7 +51,7 @@ LAST_WORDS = 5
 _FREEZE_PAUSES = (0.1, 0.3, 0.5)
 _NOT_FOUND = 404
 _CONFLICT = 409
-_CAPABILITIES = Capabilities(
+CAPABILITIES = Capabilities(
     has_images=True,
     isolates_files=True,
     isolates_network=True,
@@ -83,7 +83,7 @@ class DockerBackend(Backend):
     @property
     def capabilities(self) -> Capabilities:
         """All of them. An engine that keeps no limits is found by `check`, and refused by `create`."""
-        return _CAPABILITIES
+        return CAPABILITIES
 
     def layout(self, spec: InstanceSpec) -> Layout:  # noqa: ARG002 - part of the contract
         """Give the same places for every container."""

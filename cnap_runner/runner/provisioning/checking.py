@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec, check_model
@@ -26,12 +26,24 @@ _GROUPS = ("provider", "agent", "mode", "command", "mcp")
 """Keys of OpenCode's configuration whose value maps names to objects."""
 
 
+class Finding(NamedTuple):
+    """Something that is known to be wrong in a spec."""
+
+    path: tuple[str | int, ...]
+    """Where it stands in the spec; empty where that is no single place."""
+    text: str
+
+
 def check_settings(spec: AgentSpec, config: Mapping[str, Any]) -> None:
     """Raise `InvalidInput` with all that is known to be wrong. ``config`` is the agent's merged configuration, unresolved."""
-    if found := [*_shapes(spec.opencode), *_providers(config), *_models(spec, config), *_servers(spec), *_files(spec)]:
-        raise InvalidInput(
-            f"Agent {spec.agent_id}: {'; '.join(found)}.", hint="docs/settings.md shows what goes where."
-        )
+    if found := settings_findings(spec, config):
+        said = "; ".join(finding.text for finding in found)
+        raise InvalidInput(f"Agent {spec.agent_id}: {said}.", hint="docs/settings.md shows what goes where.")
+
+
+def settings_findings(spec: AgentSpec, config: Mapping[str, Any]) -> list[Finding]:
+    """Give all that is known to be wrong, as `check_settings`, with its places."""
+    return [*_shapes(spec.opencode), *_providers(config), *_models(spec, config), *_servers(spec), *_files(spec)]
 
 
 def check_run_model(spec: AgentSpec, model: str | None, config: Mapping[str, Any]) -> None:
@@ -49,41 +61,60 @@ def check_run_model(spec: AgentSpec, model: str | None, config: Mapping[str, Any
         raise InvalidInput(f"Agent {spec.agent_id}: {trouble}.")
 
 
-def _shapes(opencode: Mapping[str, Any]) -> Iterator[str]:
+def _shapes(opencode: Mapping[str, Any]) -> Iterator[Finding]:
     rules = opencode.get("instructions", [])
     if not isinstance(rules, list | tuple) or not all(isinstance(name, str) for name in rules):
-        yield "opencode.instructions is no list of file names"
+        yield Finding(("opencode", "instructions"), "opencode.instructions is no list of file names")
     for group in _GROUPS:
         value = opencode.get(group, {})
         if not isinstance(value, Mapping):
-            yield f"opencode.{group} maps names to objects, and is none"
+            yield Finding(("opencode", group), f"opencode.{group} maps names to objects, and is none")
             continue
         yield from (
-            f"opencode.{group}.{name} is no object" for name, item in value.items() if not isinstance(item, Mapping)
+            Finding(("opencode", group, name), f"opencode.{group}.{name} is no object")
+            for name, item in value.items()
+            if not isinstance(item, Mapping)
         )
 
 
-def _providers(config: Mapping[str, Any]) -> Iterator[str]:
+def _providers(config: Mapping[str, Any]) -> Iterator[Finding]:
     for name, provider in mapping(config.get("provider")).items():
+        place = ("opencode", "provider", name)
         for part in ("options", "models"):
             if not isinstance(mapping(provider).get(part, {}), Mapping):
-                yield f"opencode.provider.{name}.{part} is no object"
+                yield Finding((*place, part), f"opencode.provider.{name}.{part} is no object")
         url = mapping(mapping(provider).get("options")).get("baseURL")
         if url is not None and not (isinstance(url, str) and url.startswith(("http://", "https://", "${"))):
-            yield f"opencode.provider.{name}.options.baseURL is no address: it begins with http:// or https://"
+            yield Finding(
+                (*place, "options", "baseURL"),
+                f"opencode.provider.{name}.options.baseURL is no address: it begins with http:// or https://",
+            )
 
 
-def _models(spec: AgentSpec, config: Mapping[str, Any]) -> Iterator[str]:
+def _models(spec: AgentSpec, config: Mapping[str, Any]) -> Iterator[Finding]:
     if spec.opencode.get("model", spec.model) != spec.model:
-        yield f"opencode.model differs from the agent's model {spec.model}; leave it out"
+        yield Finding(
+            ("opencode", "model"), f"opencode.model differs from the agent's model {spec.model}; leave it out"
+        )
     for where, model in models_of(config, spec):
+        place = _place_of_model(where, spec)
         try:
             check_model(model)
         except InvalidInput as error:
-            yield f"{where}: {error.message.rstrip('.')}"
+            yield Finding(place, f"{where}: {error.message.rstrip('.')}")
         else:
             if trouble := _unknown_model(where, model, config):
-                yield trouble
+                yield Finding(place, trouble)
+
+
+def _place_of_model(where: str, spec: AgentSpec) -> tuple[str, ...]:
+    if where in spec.opencode_files:
+        return ("opencode_files", where)
+    if where == "model":
+        return ("model",)
+    group, _, rest = where.partition(".")
+    name, _, field = rest.rpartition(".")
+    return ("opencode", group, *filter(None, (name, field)))
 
 
 def _unknown_model(where: str, model: str, config: Mapping[str, Any]) -> str | None:
@@ -97,25 +128,32 @@ def _unknown_model(where: str, model: str, config: Mapping[str, Any]) -> str | N
     return f"{where} is {model}, and opencode.provider.{provider}.models has no {name!r} (it has: {known})"
 
 
-def _servers(spec: AgentSpec) -> Iterator[str]:
+def _servers(spec: AgentSpec) -> Iterator[Finding]:
     for name, entry in mapping(spec.opencode.get("mcp")).items():
         if name in spec.mcp and any(key in mapping(entry) for key in ("type", "command", "url")):
-            yield f"MCP server {name!r} is in both mcp and opencode.mcp"
+            yield Finding(("mcp", name), f"MCP server {name!r} is in both mcp and opencode.mcp")
     for name in spec.mcp:
         if not name or len(name) > 64 or not all(c.isalnum() or c in "_-." for c in name):
-            yield f"{name[:80]!r} is no name of an MCP server: letters, digits, '_', '-' and '.', at most 64"
+            yield Finding(
+                ("mcp", name),
+                f"{name[:80]!r} is no name of an MCP server: letters, digits, '_', '-' and '.', at most 64",
+            )
 
 
-def _files(spec: AgentSpec) -> Iterator[str]:
+def _files(spec: AgentSpec) -> Iterator[Finding]:
     files = spec.opencode_files
     if len(files) > MOST_FILES or sum(len(text.encode("utf-8", "replace")) for text in files.values()) > MOST_BYTES:
-        yield f"opencode_files holds more than {MOST_FILES} files or {MOST_BYTES >> 20} MiB"
+        yield Finding(
+            ("opencode_files",), f"opencode_files holds more than {MOST_FILES} files or {MOST_BYTES >> 20} MiB"
+        )
     for path in files:
         if not _is_allowed(path):
-            yield f"opencode_files: {path[:80]!r} is neither {AGENTS_FILE} nor a file below {', '.join(f'{f}/' for f in FOLDERS)}"
+            folders = ", ".join(f"{folder}/" for folder in FOLDERS)
+            text = f"opencode_files: {path[:80]!r} is neither {AGENTS_FILE} nor a file below {folders}"
+            yield Finding(("opencode_files", path), text)
     for path in files:
         if above := next((str(p) for p in PurePosixPath(path).parents if str(p) in files), None):
-            yield f"opencode_files: {above!r} cannot be both a file and a folder"
+            yield Finding(("opencode_files", above), f"opencode_files: {above!r} cannot be both a file and a folder")
 
 
 def _is_allowed(path: str) -> bool:

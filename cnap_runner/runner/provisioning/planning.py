@@ -31,7 +31,7 @@ from cnap_runner.runner.reach import check_egress, rules_of
 from cnap_runner.runner.secrecy.resolving import Resolver
 from cnap_runner.runner.workspaces.folders import AgentFolders
 
-_ANYWHERE = Layout(workspace="workspace", state="state", home="home", settings="settings", secrets="secrets")
+ANYWHERE = Layout(workspace="workspace", state="state", home="home", settings="settings", secrets="secrets")
 """Stands for every layout where only the text of settings counts: where a backend puts things is no change."""
 
 
@@ -69,14 +69,14 @@ class Planner:
         spec_seen, target = self._targets.get(spec.agent_id, (None, None))
         if spec_seen is not spec or target is None:
             settings = self._install.settings
-            hashed = settings_hash(spec, template=self._template, layout=_ANYWHERE, settings=settings)
+            hashed = settings_hash(spec, template=self._template, layout=ANYWHERE, settings=settings)
             target = Target(self._wanted(spec, "i", 1).spec_hash, hashed, limits_of(spec, settings))
             self._targets[spec.agent_id] = (spec, target)
         return target
 
     def configuration(self, spec: AgentSpec) -> dict[str, Any]:
         """Give the agent's merged configuration, unresolved."""
-        return configuration(spec, template=self._template, settings=self._install.settings, layout=_ANYWHERE)
+        return configuration(spec, template=self._template, settings=self._install.settings, layout=ANYWHERE)
 
     def check(self, spec: AgentSpec) -> None:
         """Raise `InvalidInput` for settings that are known to be wrong."""

@@ -101,10 +101,13 @@ def take_literals(spec: AgentSpec, *, key: bytes) -> Taken:
 
 
 def check_entry(name: str, value: str) -> None:
-    """Raise `InvalidInput` for a name that ``${NAME}`` cannot name, and for a source that was mistyped; it repeats no value."""
+    """Raise `InvalidInput` for a name that ``${NAME}`` cannot name, a source that was mistyped, and what is no value; it repeats none."""
     if not _NAME.fullmatch(name):
         raise InvalidInput(f"{name[:80]!r} is no name for a secret: ${{NAME}} has letters, digits and '_'.")
-    if value.startswith(LITERAL) or is_reference(value):
+    if is_reference(value):
+        return
+    check_value(f"secrets.{name}", value.removeprefix(LITERAL))
+    if value.startswith(LITERAL):
         return
     scheme, colon, rest = value.partition(":")
     if colon and not rest and scheme in SCHEMES:

@@ -249,3 +249,43 @@ def test_a_secret_given_in_clear_goes_with_the_last_place_that_uses_it(cli: Hous
     cli("agent", "set", "bob", f"{options}.apiKey=", f"{options}.organization=")
     assert json.loads(cli("agent", "show", "bob", "--spec", "--json").stdout)["secrets"] == {"MINE": "vault:mine"}
     assert [line["reference"] for line in json.loads(cli("secret", "ls", "--json").stdout)] == ["vault:mine"]
+
+
+def test_every_mistake_of_every_agent_is_told_with_its_place(cli: House) -> None:
+    """Of meaning as of spelling, however many and whatever is wrong elsewhere; and no install is made."""
+    result = cli("apply", "-f", "-", given=WRONG)
+    assert result.exit_code == 2
+    said = [line.strip().removeprefix("error: ").removeprefix("standard input:") for line in result.stderr.splitlines()]
+    assert [": ".join(line.split(": ")[:2]) for line in said[:11]] == [
+        *("1: agent_id", "8: egress.allow.1", "6: secrets.C", "7: secrets.A B", "9: workspace.copy"),
+        *("20: life.max_age", "19: opencode.agent.x.model", "15: mcp.a b", "17: opencode_files.x.md"),
+        *("13: workspace.branch", "12: workspace.git"),
+    ]
+    assert said[11].startswith("10: 500 MiB of shared memory are more than the 400 MiB")
+    assert not cli.data_dir.exists()
+    assert cli("apply", "-f", "-", "--dry-run", given=WRONG).stderr == result.stderr
+
+
+WRONG = """\
+{agent_id: BAD ID, model: a/b}
+---
+agents:
+- agent_id: one
+  model: a/b
+  secrets: {C: "nope:x",
+    "A B": env:X}
+  egress: {mode: allowlist, allow: [ok.example, "http://x y"]}
+  workspace: {copy: /nowhere}
+- agent_id: two
+  model: a/b
+  workspace: {git: "ext::sh",
+    branch: -x}
+  mcp:
+    "a b": {command: [x]}
+  opencode_files:
+    x.md: hi
+  opencode:
+    agent: {x: {model: foo}}
+  life: {max_age: 5m}
+  resources: {memory_mb: 400, shm_mb: 500}
+"""
