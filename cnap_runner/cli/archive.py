@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,16 +53,16 @@ async def _export(settings: Settings, agent_id: str, target: Path, with_home: bo
 
     from cnap_runner.cli.transfers import ShownTransfer
 
-    async with install.opened(settings) as manager:
-        await manager.get_runner(agent_id)
-        before = _mark(target)
-        try:
+    before = _mark(target)
+    try:
+        async with install.opened(settings) as manager:
+            await manager.get_runner(agent_id)
             with ShownTransfer(f"exporting agent {agent_id}") as listener:
                 await manager.export_agent(agent_id, target, with_home=with_home, listener=listener)
-        except anyio.get_cancelled_exc_class():
-            what = "nothing was exported" if _mark(target) == before else f"{target} is written all the same"
-            note(f"interrupted; {what}")
-            raise
+    except anyio.get_cancelled_exc_class():
+        what = "nothing was exported" if _mark(target) == before else f"{target} is written all the same"
+        note(f"interrupted; {what}")
+        raise
 
 
 def _mark(path: Path) -> int | None:
@@ -93,23 +95,27 @@ async def _import(settings: Settings, archive: Path, agent_id: str | None, max_s
 
     from cnap_runner.cli.transfers import ShownTransfer
 
-    async with install.opened(settings, must_exist=False) as manager:
-        before = await _agents(manager)
-        try:
+    new: set[str] = set()
+    try:
+        async with install.opened(settings, must_exist=False) as manager, _new_agents(manager, new):
             with ShownTransfer(f"importing {archive.name}") as listener:
-                runner = await manager.import_agent(
-                    archive,
-                    agent_id=agent_id,
-                    max_bytes=None if max_size is None else max_size * MIB,
-                    listener=listener,
-                )
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSING_WORDS_SECONDS):
-                new = ", ".join(sorted(await _agents(manager) - before))
-                note(f"interrupted; {f'there is a new agent all the same: {new}' if new else 'nothing was imported'}")
-            raise
+                max_bytes = None if max_size is None else max_size * MIB
+                runner = await manager.import_agent(archive, agent_id=agent_id, max_bytes=max_bytes, listener=listener)
+    except anyio.get_cancelled_exc_class():
+        what = f"there is a new agent all the same: {', '.join(sorted(new))}" if new else "nothing was imported"
+        note(f"interrupted; {what}")
+        raise
     note(f"agent {runner.agent_id} is imported; its files are in {settings.data_dir / 'workspace' / runner.agent_id}")
 
 
-async def _agents(manager: RunnerManager) -> set[str]:
-    return {runner.agent_id for runner in await manager.list_runners()}
+@asynccontextmanager
+async def _new_agents(manager: RunnerManager, new: set[str]) -> AsyncIterator[None]:
+    """Add to ``new`` the agents that came to be inside, also where it was cut short."""
+    import anyio
+
+    before = {runner.agent_id for runner in await manager.list_runners()}
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSING_WORDS_SECONDS):
+            new |= {runner.agent_id for runner in await manager.list_runners()} - before
