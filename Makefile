@@ -29,7 +29,7 @@ demo: image ## watch an agent work in its container; needs no API key
 	$(CNAP) demo
 
 test: setup-dev image ## all tests, on the real engine and the real OpenCode
-	$(BIN)/pytest $(PYTEST_ARGS)
+	scripts/test $(PYTEST_ARGS)
 
 check: setup-dev ## format, lint, types, layers
 	$(BIN)/ruff format --check .
