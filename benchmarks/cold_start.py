@@ -95,7 +95,12 @@ async def _template(stage: Stage) -> Template:
     ref = runner.record.ref
     if ref is None:
         raise RuntimeError("A started runner has no container.")
-    settings = stage.settings.data_dir / "agents" / spec.agent_id / "settings" / "opencode.json"
-    template = Template(await inspect(ref.handle), settings.read_text(encoding="utf-8"))
+    settings = stage.settings.data_dir / "agents" / spec.agent_id / "settings"
+    files = {
+        str(path.relative_to(settings)): path.read_text(encoding="utf-8")
+        for path in settings.rglob("*")
+        if path.is_file()
+    }
+    template = Template(await inspect(ref.handle), files)
     await stage.manager.delete_runner(spec.agent_id, delete_workspace=True)
     return template

@@ -36,10 +36,10 @@ Start = Callable[["Template", "Folders"], Awaitable[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Template:
-    """What ``docker inspect`` says of a container of ours, and the settings file inside."""
+    """What ``docker inspect`` says of a container of ours, and the settings files inside: path → text."""
 
     inspected: Mapping[str, Any]
-    settings: str
+    settings: Mapping[str, str]
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -100,7 +100,10 @@ class Folders:
             self.of(target).mkdir(parents=True)
             if os.geteuid() == 0:
                 os.chown(self.of(target), *template.owner)
-        (self.of("/agent/settings") / "opencode.json").write_text(template.settings, encoding="utf-8")
+        for name, text in template.settings.items():
+            file = self.of("/agent/settings") / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text, encoding="utf-8")
         password = self.of(SECRETS) / "server-password"
         password.write_text(self.password, encoding="utf-8")
         password.chmod(0o400)
@@ -163,6 +166,8 @@ def run_arguments(template: Template, folders: Folders) -> list[str]:
         *("--memory", str(host["Memory"]), "--memory-swap", str(host["MemorySwap"])),
         *("--cpus", str(host["NanoCpus"] / 1e9), "--pids-limit", str(host["PidsLimit"])),
         *("--publish", f"127.0.0.1::{_PORT}", "--restart", host["RestartPolicy"]["Name"]),
+        *("--cgroupns", host["CgroupnsMode"], "--ipc", host["IpcMode"], "--shm-size", str(host["ShmSize"])),
+        *("--oom-score-adj", str(host["OomScoreAdj"])),
         *_each("--cap-drop", host["CapDrop"]),
         *_each("--security-opt", host["SecurityOpt"]),
         *_each("--add-host", host["ExtraHosts"]),

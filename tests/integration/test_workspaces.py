@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -47,7 +48,8 @@ async def test_f21_an_agent_that_fills_the_disk_is_frozen_aborted_and_stopped(
     )
     settings = Settings(data_dir=tmp_path / "data", image=runner_image, fetch_models=False)
     workspace = settings.data_dir / "workspace" / "alice"
-    async with RunnerManager(settings) as manager:
+    async with RunnerManager(settings) as manager, AsyncExitStack() as stack:
+        stack.push_async_callback(manager.purge)
         runner = await manager.create_runner(spec)
         await manager.start_runner("alice")
         (workspace / "by-host").write_text("host ")
