@@ -102,16 +102,18 @@ class Instances:
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
-        has_read = live.last_turn is not None and live.settings_written_at == await self._written_at(spec)
+        written = await self._written_at(spec)
+        has_read = live.last_turn is not None and live.settings_written_at == written
         if not has_read or is_rotation or is_behind(record, self.planner.target(spec)):
             # It is about to read its workspace: for the first time, as far as is known here, or anew.
             await refuse_plugins(spec, self._install.settings.data_dir)
         try:
-            record = await self._changes.apply(live, spec, record, is_rotation=is_rotation)
+            settled = await self._changes.apply(live, spec, record, is_rotation=is_rotation)
         except CannotApply as reason:
             return None, await self._end_whole(record, reason=str(reason))
-        live.settings_written_at = await self._written_at(spec)
-        return live, record
+        # Most turns change nothing, and nobody else writes while the lease is held.
+        live.settings_written_at = written if settled is record else await self._written_at(spec)
+        return live, settled
 
     async def _written_at(self, spec: AgentSpec) -> int | None:
         folders = AgentFolders(self._install.settings.data_dir, spec.agent_id)
