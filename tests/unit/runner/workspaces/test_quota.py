@@ -34,8 +34,8 @@ def fill(folder: Path, mib: int, *, name: str = "big") -> Path:
     return folder / name
 
 
-async def grow_during(manager: RunnerManager, house: Any, ask: Ask, mib: int, *, is_released: bool = False) -> Any:
-    """A turn in whose middle the workspace grows, and its result."""
+async def change_during(manager: RunnerManager, house: Any, ask: Ask, change: Callable[[], object]) -> Any:
+    """A turn in whose middle something changes, and its result."""
     runner = await manager.get_runner("alice")
     results = []
 
@@ -46,10 +46,19 @@ async def grow_during(manager: RunnerManager, house: Any, ask: Ask, mib: int, *,
         tasks.start_soon(go)
         while not house.servers or not house.servers["alice"].prompts:
             await anyio.sleep(0.01)
+        change()
+    return results[0]
+
+
+async def grow_during(manager: RunnerManager, house: Any, ask: Ask, mib: int, *, is_released: bool = False) -> Any:
+    """A turn in whose middle the workspace grows, and its result."""
+
+    def grow() -> None:
         fill(house.data_dir / "workspace" / "alice", mib)
         if is_released:
             house.servers["alice"].release()
-    return results[0]
+
+    return await change_during(manager, house, ask, grow)
 
 
 async def test_no_turn_begins_above_the_quota_and_one_does_once_there_is_room(
@@ -208,18 +217,9 @@ async def test_a_nearly_full_disk_ends_turns_and_begins_none(
     async with house.manager(host_reserve_mb=100) as manager:
         runner = await manager.create_runner(spec)
         house.script([Hold()])
-        results = []
-
-        async def go() -> None:
-            results.append(await runner.run(ask()))
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(go)
-            while not house.servers or not house.servers["alice"].prompts:
-                await anyio.sleep(0.01)
-            room[0] = 99 * MIB
-        assert results[0].error.code == "quota_exceeded"
-        assert "Only 99 MiB are left on the disk" in results[0].error.message
+        result = await change_during(manager, house, ask, lambda: room.__setitem__(0, 99 * MIB))
+        assert result.error.code == "quota_exceeded"
+        assert "Only 99 MiB are left on the disk" in result.error.message
         with pytest.raises(QuotaExceeded, match=r"agents must leave 100 MiB\. .*CNAP_RUNNER_HOST_RESERVE_MB"):
             await runner.run(ask())
         room[0] = 10**12

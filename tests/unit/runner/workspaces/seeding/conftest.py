@@ -6,10 +6,9 @@ import base64
 import os
 import socket
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cnap_runner.errors import SecretUnavailable
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import Seeder, check_seed
 from cnap_runner.telemetry.redaction import Redactor
+from cnap_runner.testing.http_server import serving
 
 
 def no_value(name: str) -> str:
@@ -61,20 +61,6 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path / "data")
-
-
-@contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serve on loopback; give the port."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
