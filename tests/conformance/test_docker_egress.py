@@ -10,13 +10,11 @@ import json
 import os
 import socket
 import subprocess
-import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from cnap_runner.egress.rules import parse_rule
 from cnap_runner.image.engine import connected
 from cnap_runner.model.instance import Network
 from cnap_runner.testing.backend_harness import Harness, Started, secrets
+from cnap_runner.testing.http_server import serving
 
 pytestmark = [
     pytest.mark.engine,
@@ -127,30 +126,6 @@ class Site:
         return outcomes
 
 
-class Greeter(BaseHTTPRequestHandler):
-    """Says who it is."""
-
-    def do_GET(self) -> None:
-        self.send_response(200, "hello from the host")
-        self.end_headers()
-        self.wfile.write(b"hello")
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def greeting(address: str, port: int = 0) -> Iterator[int]:
-    with ThreadingHTTPServer((address, port), Greeter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def barrier(docker_engine: Harness, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Barrier]:
     barrier = Barrier(tmp_path_factory.mktemp("egress"), docker_engine.install_id)
@@ -161,7 +136,7 @@ def barrier(docker_engine: Harness, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 async def site(docker_engine: Harness, barrier: Barrier) -> AsyncIterator[Site]:
-    with greeting("0.0.0.0") as port:
+    with serving(address="0.0.0.0") as port:
         yield Site(docker_engine, barrier, port)
         await docker_engine.clean_up()
 
@@ -207,7 +182,7 @@ async def test_closed_container_reaches_the_proxy_and_nothing_else(site: Site, d
 
 async def test_allowlist_lets_through_what_it_names(site: Site) -> None:
     """A listed name and port works through the proxy; another port of it, and every other name, is refused."""
-    with greeting("0.0.0.0") as unlisted:
+    with serving(address="0.0.0.0") as unlisted:
         closed = await site.start(Network.CLOSED, f"{HOST_ALIAS}:{site.port}", "example.com")
         outcomes = await site.probe(
             closed,
@@ -334,7 +309,7 @@ def metadata_service() -> Iterator[int]:
     call = partial(subprocess.run, capture_output=True, check=True)
     call([word.format("add") for word in address])
     try:
-        with greeting(METADATA) as port:
+        with serving(address=METADATA) as port:
             yield port
     finally:
         call([word.format("del") for word in address])

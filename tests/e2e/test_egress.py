@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import docker
@@ -16,6 +15,7 @@ from cnap_runner import AgentSpec, Message, RunnerManager, RunRequest, Settings
 from cnap_runner.egress.filter import why_no_filter
 from cnap_runner.egress.process import living_proxy
 from cnap_runner.model.instance import LABEL_INSTALL
+from cnap_runner.testing.http_server import serving
 
 pytestmark = [
     pytest.mark.engine,
@@ -35,12 +35,8 @@ def spec(mode: str, *allow: str) -> AgentSpec:
 @pytest.fixture
 def other() -> Iterator[str]:
     """Another server of the host than the model's, as containers name it."""
-    with ThreadingHTTPServer(("0.0.0.0", 0), BaseHTTPRequestHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"host.docker.internal:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(BaseHTTPRequestHandler, address="0.0.0.0") as port:
+        yield f"host.docker.internal:{port}"
 
 
 async def test_agent_without_the_internet_finishes_a_turn(make_cli: Callable[..., Any], other: str) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -79,32 +76,3 @@ async def house(
     async with ScriptedModel(host="0.0.0.0") as model, RunnerManager(settings) as manager:
         yield House(manager, model, docker_client)
         await manager.purge()
-
-
-class _Greeter(BaseHTTPRequestHandler):
-    """Says where one is."""
-
-    def do_GET(self) -> None:
-        self.send_response(200, "hello from the host")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def _greeting(address: str) -> Iterator[int]:
-    with ThreadingHTTPServer((address, 0), _Greeter) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@pytest.fixture(scope="session")
-def greeting() -> Any:
-    """Serve on an address of the host; gives the port."""
-    return _greeting

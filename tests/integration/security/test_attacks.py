@@ -24,6 +24,7 @@ import pytest
 from cnap_runner import Outcome, RunnerError, RunnerStatus
 from cnap_runner.egress.filter import why_no_filter
 from cnap_runner.egress.process import living_proxy
+from cnap_runner.testing.http_server import serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.opencode]
 
@@ -285,10 +286,10 @@ async def test_another_agents_server_is_not_reached(town: Any) -> None:
     assert all(outcome.endswith("Error") for outcome in outcomes), dict(zip(map(str, asked), outcomes, strict=True))
 
 
-async def test_the_managers_own_ports_are_not_reached(town: Any, greeting: Any) -> None:
+async def test_the_managers_own_ports_are_not_reached(town: Any) -> None:
     """What listens on the host's loopback is not reached by any of the host's names or addresses, nor from the container's own loopback; on
     the closed network nothing of the host is."""
-    with greeting("127.0.0.1") as own, greeting("0.0.0.0") as public:
+    with serving(address="127.0.0.1") as own, serving(address="0.0.0.0") as public:
         hosts = ["host.docker.internal", "127.0.0.1", *_addresses_of_host()]
         outcomes = await town.python("alice", REACH, [("tcp", host, own) for host in hosts])
         assert all(outcome.endswith("Error") for outcome in outcomes), outcomes
@@ -300,14 +301,14 @@ async def test_the_managers_own_ports_are_not_reached(town: Any, greeting: Any) 
 
 
 @needs_filter
-async def test_the_proxy_of_closed_agents_helps_nobody_else(town: Any, greeting: Any) -> None:
+async def test_the_proxy_of_closed_agents_helps_nobody_else(town: Any) -> None:
     """It knows who asks by the address: one of the open network has no rules, and carol's own admit neither bob's server nor the host's ports."""
     bob = await town.container("bob")
     (network,) = bob.attrs["NetworkSettings"]["Networks"].values()
     port = int(bob.attrs["NetworkSettings"]["Ports"]["4096/tcp"][0]["HostPort"])
     proxy = living_proxy(town.data_dir / "egress")
     assert proxy is not None
-    with greeting("0.0.0.0") as public:
+    with serving(address="0.0.0.0") as public:
         curl = f"curl -s -o /dev/null -m 5 -w '%{{http_code}} ' -x http://{proxy.address}:{proxy.port}"
         places = [
             f"http://host.docker.internal:{public}/",
@@ -342,9 +343,9 @@ async def test_packets_cannot_be_forged(town: Any) -> None:
 
 
 @needs_filter
-async def test_metadata_of_a_cloud_is_not_reached(town: Any, greeting: Any) -> None:
+async def test_metadata_of_a_cloud_is_not_reached(town: Any) -> None:
     """A metadata service that the host reaches is dropped by the host's packet filter for agents of both networks."""
-    with _address_on_loopback(METADATA), greeting(METADATA) as port:
+    with _address_on_loopback(METADATA), serving(address=METADATA) as port:
         with socket.create_connection((METADATA, port), timeout=2):
             pass
         for agent_id in ("alice", "carol"):

@@ -11,11 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from cnap_runner.errors import InvalidInput
 from cnap_runner.telemetry.known_values import forms_of
 from cnap_runner.telemetry.logging import configure_logging
 from cnap_runner.telemetry.redaction import Redactor
+from cnap_runner.testing.http_server import serving
 
 pytestmark = [pytest.mark.engine, pytest.mark.opencode]
 
@@ -103,14 +103,8 @@ def _served(root: Path) -> Iterator[int]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
