@@ -106,6 +106,40 @@ class Settings(BaseSettings):
     """Grace before an instance's processes are killed."""
     shutdown_timeout: Duration = timedelta(seconds=30)
     """Longest time a manager takes to end turns and stop agents when it is closed."""
+    pause_after: Duration | None = timedelta(minutes=1)
+    """Idle time after which an instance is frozen; its memory stays, its next turn begins some milliseconds later. None: never."""
+    idle_timeout: Duration | None = timedelta(minutes=5)
+    """Idle time after which an instance is stopped; session and workspace stay. None: never."""
+    max_age: Duration | None = timedelta(hours=24)
+    """Age at which an instance is replaced, between turns. None: never."""
+    memory_mark_percent: int | None = Field(85, ge=10, le=100)
+    """Share of its memory limit at which an instance is replaced, between turns; None: never."""
+    sweep_interval: Duration = timedelta(minutes=1)
+    """How often the keeper looks at all agents, whatever their due times say."""
+    place_timeout: Duration = timedelta(minutes=5)
+    """Longest wait of a run for one of the ``max_containers`` places."""
+    starts_at_once: int = Field(4, ge=1)
+    """Instances that one manager starts at the same time; more wait in line."""
+    max_retries: int = Field(3, ge=0)
+    """Tries after the first one, where trying again may help: starting an instance, an engine that is away."""
+    retry_backoff: Duration = timedelta(seconds=1)
+    """Pause before the first of them; doubled before each further one, with jitter."""
+    retry_backoff_max: Duration = timedelta(seconds=30)
+    """Longest pause between two of them."""
+    crash_limit: int = Field(5, ge=1)
+    """Deaths of an agent's instances within ``crash_window`` after which no more are started until somebody asks."""
+    crash_window: Duration = timedelta(minutes=10)
+    """The time over which they are counted."""
+    answer_deadline: Duration = timedelta(minutes=5)
+    """How long a permission or question waits for somebody's reply, where the agent says nothing else."""
+    log_max_mb: int = Field(20, ge=1)
+    """Size of one of an agent's collected log files, in MiB, at which the next one is begun."""
+    log_files: int = Field(5, ge=1)
+    """Collected log files kept of each agent; the oldest goes."""
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Port on loopback at which a manager serves ``/metrics``; 0: any free one; None: it serves none."""
+    metrics_per_agent: bool = False
+    """Let metrics carry agent ids as labels; with many agents that is costly for whoever scrapes."""
     max_run_time: Duration = timedelta(minutes=30)
     """Longest turn, counted from the sending of its prompt."""
     not_started_after: Duration = timedelta(seconds=60)

@@ -22,6 +22,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
 
@@ -329,3 +330,21 @@ class Store(ABC):
     @abstractmethod
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         """Remember a task's session (None: forget it)."""
+
+    # --- decision log -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def add_decision(self, decision: Decision) -> None:
+        """Write one entry of an agent's decision log, known agent or not, and count it. Of each agent the newest 500 are kept."""
+
+    @abstractmethod
+    async def list_decisions(self, agent_id: str, *, limit: int = 100) -> list[Decision]:
+        """Return an agent's entries, newest first."""
+
+    @abstractmethod
+    async def count_decisions(self, agent_id: str, kinds: Sequence[DecisionKind], *, since: datetime) -> int:
+        """Count an agent's kept entries of these kinds since a moment."""
+
+    @abstractmethod
+    async def decision_totals(self) -> dict[DecisionKind, int]:
+        """Tell how often each kind was decided in the install's life, forgotten entries included; never: left out."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest revision of ``migrations/versions``; a test pins that the two agree."""
 
 metadata = sa.MetaData()
@@ -25,6 +25,7 @@ managers = sa.Table(
     sa.Column("manager_id", sa.Text, primary_key=True),
     sa.Column("pid", sa.Integer, nullable=False),
     sa.Column("registered_at", sa.BigInteger, nullable=False),
+    sa.Column("role", sa.Text, nullable=False, server_default="manager"),
 )
 
 agents = sa.Table(
@@ -47,9 +48,13 @@ agents = sa.Table(
     sa.Column("changed_at", sa.BigInteger),
     sa.Column("settings_hash", sa.Text),
     sa.Column("limits", sa.Text),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("opencode_version", sa.Text),
     sa.Index("agents_by_status", "status"),
+    sa.Index("agents_by_due_at", "due_at"),
 )
-"""Agents, deleted ones too, each with its runner's record from ``status`` on."""
+"""Agents, deleted ones too, each with its runner's record from ``status`` on. ``due_at``: when the keeper next has something to decide
+about the agent; null: nothing. ``opencode_version``: the version that last served from the agent's state."""
 
 agent_uses = sa.Table(
     "agent_uses",
@@ -122,3 +127,78 @@ sessions = sa.Table(
     sa.Column("task_id", sa.Text, primary_key=True),
     sa.Column("session_id", sa.Text, nullable=False),
 )
+
+holds = sa.Table(
+    "holds",
+    metadata,
+    sa.Column("agent_id", sa.ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("until", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+"""Who wants an agent's instance to stay, and until when."""
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("decision_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+    sa.Column("manager_id", sa.Text, nullable=False),
+    sa.Index("decisions_by_agent", "agent_id", "decision_id"),
+    sqlite_autoincrement=True,
+)
+"""The decision log, the newest of each agent. Refers to no agent: that one was deleted is a decision too."""
+
+counters = sa.Table(
+    "counters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", sa.BigInteger, nullable=False),
+)
+"""How often each kind of decision was made in the install's life."""
+
+pending_answers = sa.Table(
+    "pending_answers",
+    metadata,
+    sa.Column("request_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.ForeignKey("agents.agent_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("instance_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("asked", sa.Text, nullable=False),
+    sa.Column("asked_at", sa.BigInteger, nullable=False),
+    sa.Column("deadline_at", sa.BigInteger, nullable=False),
+    sa.Index("pending_answers_by_agent", "agent_id"),
+)
+"""Permissions and questions that wait for somebody's reply."""
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("task_id", sa.Text, primary_key=True),
+    sa.Column("agent_id", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Index("tasks_by_agent", "agent_id", "created_at"),
+    sa.Index("tasks_by_state", "state", "created_at"),
+)
+"""Tasks of the controller; ``run_id``: the run under way, or the last one. Refers to no agent: what a deleted one did stays known."""
+
+task_messages = sa.Table(
+    "task_messages",
+    metadata,
+    sa.Column("task_id", sa.ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+)
+"""What was said in a task, in order."""

@@ -10,12 +10,13 @@ from anyio import to_thread
 from typing_extensions import override
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.store.base import AgentRow, Entry, IsAlive, Lease, NewRun, Store, TurnContext, Wish, WishKind
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
-from cnap_runner.store.transactions import agents, leases, ledger, managers, wishes
+from cnap_runner.store.transactions import agents, journal, leases, ledger, managers, wishes
 from cnap_runner.store.upgrade import upgrade
 
 BUSY_TIMEOUT = timedelta(seconds=10)
@@ -225,3 +226,21 @@ class SqlStore(Store):
     @override
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         await self._database.write_relaxed(agents.set_session, agent_id, task_id, session_id)
+
+    # --- decision log -----------------------------------------------------------------------------------------------
+
+    @override
+    async def add_decision(self, decision: Decision) -> None:
+        await self._database.write_relaxed(journal.add, decision)
+
+    @override
+    async def list_decisions(self, agent_id: str, *, limit: int = 100) -> list[Decision]:
+        return await self._database.read(journal.list_newest, agent_id, limit=limit)
+
+    @override
+    async def count_decisions(self, agent_id: str, kinds: Sequence[DecisionKind], *, since: datetime) -> int:
+        return await self._database.read(journal.count_since, agent_id, kinds, since)
+
+    @override
+    async def decision_totals(self) -> dict[DecisionKind, int]:
+        return await self._database.read(journal.totals)
