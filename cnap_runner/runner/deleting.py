@@ -9,16 +9,14 @@ import anyio.to_thread
 
 from cnap_runner.errors import RunnerNotFound
 from cnap_runner.model.ids import check_id
+from cnap_runner.runner.chronicle import note_deletion
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.secrecy.literals import drop_literals
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.store.base import WishKind
-from cnap_runner.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from cnap_runner.runner.parts import Parts
-
-_log = get_logger(__name__)
 
 
 async def delete_agent(parts: Parts, agent_id: str, *, with_files: bool) -> None:
@@ -43,7 +41,7 @@ async def delete_agent(parts: Parts, agent_id: str, *, with_files: bool) -> None
             await anyio.to_thread.run_sync(AgentFolders(install.settings.data_dir, agent_id).delete)
             await install.store.erase_agent(agent_id)
             await drop_literals(install, agent_id)
-    _log.info("runner_deleted", agent_id=agent_id, with_workspace=with_files)
+        await note_deletion(install, agent_id, with_files=with_files)
 
 
 async def purge(parts: Parts) -> None:

@@ -27,8 +27,10 @@ from cnap_runner.errors import (
 )
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import InstanceRef, InstanceStatus, Network
+from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import Booter, Life, LiveInstance
+from cnap_runner.runner.chronicle import note_adoption, note_end, note_failed_start, note_start
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
@@ -95,7 +97,9 @@ class Instances:
         if needs_new_instance(record, self.planner.target(spec)):
             # What could not be started here must not end what runs.
             await self.planner.plan(spec, generation=record.generation + 1)
-            return None, await self._end_whole(record, reason="its settings changed")
+            return None, await self._end_whole(
+                record, reason="its settings changed, which only a new container can take up"
+            )
         live = await self._use(record)
         if live is None:
             return None, record
@@ -150,9 +154,17 @@ class Instances:
         """Believe nothing of what is remembered about an agent's instance: look at it anew when it is next needed."""
         await self._forget(agent_id)
 
-    async def end(self, record: RunnerRecord, *, reason: str) -> RunnerRecord:
-        """Stop the present instance, in whatever status, and say so in the store. Its remains stay for its logs."""
-        install = self._install
+    async def end(
+        self,
+        record: RunnerRecord,
+        *,
+        reason: str,
+        kind: DecisionKind = DecisionKind.STOPPED,
+        evidence: Evidence | None = None,
+    ) -> RunnerRecord:
+        """Stop the present instance, in whatever status, and say so in the store, and in the agent's log as ``kind``. Its remains stay
+        for its logs. One that is stopped already is not written down again."""
+        install, was_stopped = self._install, record.status is RunnerStatus.STOPPED
         if record.ref is None and record.instance_id is None:
             return record
         if record.status not in {RunnerStatus.STOPPED, RunnerStatus.STOPPING}:
@@ -165,7 +177,8 @@ class Instances:
         if record.status is not RunnerStatus.STOPPED:
             record = record.stopped(reason=reason, at=install.now())
             await install.save_runner(record)
-        _log.info("runner_stopped", agent_id=record.agent_id, reason=reason)
+        if not was_stopped:
+            await note_end(install, record, kind, reason, evidence)
         return record
 
     async def _end_whole(self, record: RunnerRecord, *, reason: str) -> RunnerRecord:
@@ -174,7 +187,7 @@ class Instances:
         ended: list[RunnerRecord] = []
 
         async def end() -> None:
-            ended.append(await self.end(record, reason=reason))
+            ended.append(await self.end(record, reason=reason, kind=DecisionKind.RECYCLED_CHANGE))
 
         await run_shielded(end, limit=limit)
         if not ended:
@@ -204,6 +217,7 @@ class Instances:
                     await self.remove_all(agent_id)
                     reason = f"its manager ended while it was {status}"
                     await install.save_runner(record.failed(reason=reason, at=install.now()).removed())
+                    await note_end(install, record, DecisionKind.STOPPED, reason)
             finally:
                 with anyio.CancelScope(shield=True):
                     await install.store.release_lease(agent_id, install.manager_id)
@@ -251,7 +265,7 @@ class Instances:
         except (ServerError, InstanceExited) as error:
             _log.warning("adoption_failed", agent_id=record.agent_id, error=str(error))
             return None
-        _log.info("instance_adopted", agent_id=record.agent_id, instance_id=record.instance_id)
+        await note_adoption(install, record)
         events = install.events_of(client)
         return await self._remember(LiveInstance(record.agent_id, record.ref, seen.endpoint, client, events, life))
 
@@ -276,6 +290,7 @@ class Instances:
             instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
         await self._take_place(starting)
+        began = anyio.current_time()
         try:
             await self._remove_remains(record)
             await seed_at_start(install, spec)
@@ -289,9 +304,7 @@ class Instances:
             async with shielded(CLEAN_UP):
                 await self._give_up(starting, error)
             raise
-        _log.info(
-            "instance_started", agent_id=spec.agent_id, instance_id=ready.instance_id, generation=ready.generation
-        )
+        await note_start(install, ready, took_seconds=anyio.current_time() - began)
         return live, ready
 
     async def _boot(self, plan: Plan) -> LiveInstance:
@@ -349,7 +362,10 @@ class Instances:
         at = install.now()
         ended = record.failed(reason=reason, at=at) if is_failure else _given_up(record, reason, at)
         await install.save_runner(ended.removed())
-        _log.warning("instance_start_failed", agent_id=record.agent_id, reason=reason)
+        if is_failure:
+            await note_failed_start(
+                install, record, reason, code=error.code if isinstance(error, RunnerError) else "bug"
+            )
 
 
 def _given_up(record: RunnerRecord, reason: str, at: datetime) -> RunnerRecord:

@@ -10,6 +10,7 @@ import contextlib
 from cnap_runner.errors import InstanceNotFound, RunnerNotFound
 from cnap_runner.model.instance import InstanceEventKind, Observation
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.chronicle import Death, note_death
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.turns.active import ActiveRuns
@@ -45,8 +46,8 @@ class Watch:
                 elif event.kind in {InstanceEventKind.DIED, InstanceEventKind.REMOVED} and event.instance_id:
                     is_oom_killed = event.instance_id in self._out_of_memory and event.exit_code == SIGKILL_EXIT
                     self._out_of_memory.discard(event.instance_id)
-                    reason = died_because(event.exit_code, is_oom_killed=is_oom_killed)
-                    await self._died(event.agent_id or "", event.instance_id, reason)
+                    death = Death.of(event.exit_code, is_oom_killed=is_oom_killed)
+                    await self._died(event.agent_id or "", event.instance_id, death)
                 elif event.agent_id:
                     if event.kind in _FREEZING and event.instance_id:
                         is_frozen = event.kind is InstanceEventKind.PAUSED
@@ -75,20 +76,20 @@ class Watch:
                 observation = None
         if observation is not None and observation.is_live:
             return
-        reason = (
-            "its container is gone"
+        death = (
+            Death("its container is gone")
             if observation is None
-            else died_because(observation.exit_code, is_oom_killed=observation.is_oom_killed)
+            else Death.of(observation.exit_code, is_oom_killed=observation.is_oom_killed)
         )
-        await self._died(record.agent_id, record.instance_id or "", reason)
+        await self._died(record.agent_id, record.instance_id or "", death)
 
     async def _look(self, agent_id: str) -> None:
         """Read anew what is recorded of an agent's runner: another manager may have written it."""
         with contextlib.suppress(RunnerNotFound):
             self._install.known.see((await self._install.store.get_agent(agent_id)).runner)
 
-    async def _died(self, agent_id: str, instance_id: str, reason: str) -> None:
-        at = self._install.now()
+    async def _died(self, agent_id: str, instance_id: str, death: Death) -> None:
+        at, reason = self._install.now(), death.reason
         known = self._install.known.get(agent_id)
         if known is not None and known.instance_id == instance_id and known.status in _CAN_DIE:
             self._install.known.see(known.failed(reason=reason, at=at))
@@ -97,14 +98,5 @@ class Watch:
         if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=at):
             await self._look(agent_id)
             _log.warning("instance_died", agent_id=agent_id, instance_id=instance_id, reason=reason)
-
-
-def died_because(exit_code: int | None, *, is_oom_killed: bool = False) -> str:
-    """Say in plain words how an instance ended."""
-    if is_oom_killed:
-        return "it was killed for want of memory (CNAP_RUNNER_MEMORY_MB, or the agent's resources, give it more)"
-    if exit_code is None:
-        return "it ended by itself"
-    if exit_code > 128:
-        return f"it was killed by signal {exit_code - 128}"
-    return f"it ended by itself with exit code {exit_code}"
+            if (dead := self._install.known.get(agent_id)) is not None and dead.instance_id == instance_id:
+                await note_death(self._install, dead, death)

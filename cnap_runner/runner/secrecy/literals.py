@@ -6,6 +6,7 @@ settings files or an archive finds no value.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import re
@@ -17,8 +18,9 @@ from urllib.parse import unquote
 
 import anyio.to_thread
 
-from cnap_runner.errors import InvalidInput, SecretUnavailable, SecretWarning
+from cnap_runner.errors import InvalidInput, RunnerNotFound, SecretUnavailable, SecretWarning
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.runner.chronicle import note_spec
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.secrecy.finding import Path, without_secrets, without_tokens
 from cnap_runner.runner.secrecy.leftovers import names_in
@@ -59,14 +61,23 @@ async def keep_spec(install: Install, spec: AgentSpec, *, expected: AgentSpec | 
     for text in taken.warnings:
         warnings.warn(text, SecretWarning, stacklevel=3)
     if not taken.literals and not await anyio.to_thread.run_sync(_kept_names, install, spec.agent_id):
-        return await install.store.put_agent(taken.spec, at=install.now(), expected=expected)
+        return await _put(install, taken.spec, expected)
     # Nobody may tidy up between the vault and the row.
     async with install.lock():
         await anyio.to_thread.run_sync(_put_all, install, taken.literals)
         try:
-            return await install.store.put_agent(taken.spec, at=install.now(), expected=expected)
+            return await _put(install, taken.spec, expected)
         finally:
             await _drop_unused(install, spec.agent_id)
+
+
+async def _put(install: Install, spec: AgentSpec, expected: AgentSpec | None) -> AgentRow:
+    before: AgentSpec | None = None
+    with contextlib.suppress(RunnerNotFound):
+        before = (await install.store.get_agent(spec.agent_id)).spec
+    row = await install.store.put_agent(spec, at=install.now(), expected=expected)
+    await note_spec(install, before, row)
+    return row
 
 
 async def drop_literals(install: Install, agent_id: str) -> None:
