@@ -50,11 +50,14 @@ agents = sa.Table(
     sa.Column("limits", sa.Text),
     sa.Column("due_at", sa.BigInteger),
     sa.Column("opencode_version", sa.Text),
+    sa.Column("gave_up_at", sa.BigInteger),
+    sa.Column("forgiven_at", sa.BigInteger),
     sa.Index("agents_by_status", "status"),
     sa.Index("agents_by_due_at", "due_at"),
 )
 """Agents, deleted ones too, each with its runner's record from ``status`` on. ``due_at``: when the keeper next has something to decide
-about the agent; null: nothing. ``opencode_version``: the version that last served from the agent's state."""
+about the agent; null: nothing. ``opencode_version``: the version that last served from the agent's state. ``gave_up_at``: since when nothing is started for it, because its
+instances crash again and again; null: it may be started. Crashes before ``forgiven_at`` do not count."""
 
 agent_uses = sa.Table(
     "agent_uses",
@@ -106,12 +109,16 @@ runs = sa.Table(
     sa.Column("sent_at", sa.BigInteger),
     sa.Column("ended_at", sa.BigInteger),
     sa.Column("result", sa.Text),
+    sa.Column("on_interrupt", sa.Text, nullable=False, server_default="fail"),
+    sa.Column("resumes", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("resumed_after", sa.Text),
     sa.UniqueConstraint("run_id", name="runs_by_id"),
     sa.UniqueConstraint("agent_id", "idempotency_key", name="runs_by_key"),
     sa.Index("runs_by_agent", "agent_id", "place"),
     sqlite_autoincrement=True,
 )
-"""The ledger. ``place`` is never used twice, not even after the newest entry was erased."""
+"""The ledger. ``place`` is never used twice, not even after the newest entry was erased. ``resumes``: how often the agent was told to go on
+after an interruption; ``resumed_after``: the session's last message before it was told so last."""
 
 unfinished = runs.c.state != sa.literal_column("'ended'")
 """Condition on `runs`; written out, not bound, because only so can the queue's partial index serve it."""
@@ -182,14 +189,17 @@ tasks = sa.Table(
     sa.Column("task_id", sa.Text, primary_key=True),
     sa.Column("agent_id", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text),
     sa.Column("run_id", sa.Text),
     sa.Column("reason", sa.Text),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("tasks_by_agent", "agent_id", "created_at"),
     sa.Index("tasks_by_state", "state", "created_at"),
+    sa.Index("tasks_by_owner", "owner"),
 )
-"""Tasks of the controller; ``run_id``: the run under way, or the last one. Refers to no agent: what a deleted one did stays known."""
+"""Tasks of the controller; ``owner``: the manager that drives a turn of it, where one is under way; ``run_id``: the run under way, or the last
+one. Refers to no agent: what a deleted one did stays known."""
 
 task_messages = sa.Table(
     "task_messages",

@@ -10,10 +10,15 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Add columns to managers and agents, and six tables."""
+    """Add columns to managers, agents and runs, and six tables."""
     op.add_column("managers", sa.Column("role", sa.Text, nullable=False, server_default="manager"))
     op.add_column("agents", sa.Column("due_at", sa.BigInteger))
     op.add_column("agents", sa.Column("opencode_version", sa.Text))
+    op.add_column("agents", sa.Column("gave_up_at", sa.BigInteger))
+    op.add_column("agents", sa.Column("forgiven_at", sa.BigInteger))
+    op.add_column("runs", sa.Column("on_interrupt", sa.Text, nullable=False, server_default="fail"))
+    op.add_column("runs", sa.Column("resumes", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("runs", sa.Column("resumed_after", sa.Text))
     op.create_index("agents_by_due_at", "agents", ["due_at"])
     op.execute("UPDATE agents SET due_at = 0 WHERE deleted_at IS NULL")
     _create_life()
@@ -69,6 +74,7 @@ def _create_tasks() -> None:
         sa.Column("task_id", sa.Text, primary_key=True),
         sa.Column("agent_id", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("owner", sa.Text),
         sa.Column("run_id", sa.Text),
         sa.Column("reason", sa.Text),
         sa.Column("created_at", sa.BigInteger, nullable=False),
@@ -76,6 +82,7 @@ def _create_tasks() -> None:
     )
     op.create_index("tasks_by_agent", "tasks", ["agent_id", "created_at"])
     op.create_index("tasks_by_state", "tasks", ["state", "created_at"])
+    op.create_index("tasks_by_owner", "tasks", ["owner"])
     op.create_table(
         "task_messages",
         sa.Column("task_id", sa.Text, sa.ForeignKey("tasks.task_id", ondelete="CASCADE"), primary_key=True),

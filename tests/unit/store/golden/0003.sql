@@ -135,13 +135,14 @@ CREATE TABLE tasks (
 	task_id TEXT NOT NULL, 
 	agent_id TEXT NOT NULL, 
 	state TEXT NOT NULL, 
+	owner TEXT, 
 	run_id TEXT, 
 	reason TEXT, 
 	created_at BIGINT NOT NULL, 
 	updated_at BIGINT NOT NULL, 
 	PRIMARY KEY (task_id)
 );
-INSERT INTO "tasks" VALUES('t1','alice','waiting',NULL,NULL,1767323045678901,1767323045678901);
+INSERT INTO "tasks" VALUES('t1','alice','waiting',NULL,NULL,NULL,1767323045678901,1767323045678901);
 CREATE TABLE wishes (
 	wish_id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
 	agent_id TEXT NOT NULL, 
@@ -160,6 +161,7 @@ CREATE INDEX decisions_by_agent ON decisions (agent_id, decision_id);
 CREATE INDEX pending_answers_by_agent ON pending_answers (agent_id);
 CREATE INDEX tasks_by_agent ON tasks (agent_id, created_at);
 CREATE INDEX tasks_by_state ON tasks (state, created_at);
+CREATE INDEX tasks_by_owner ON tasks (owner);
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('runs',2);
 INSERT INTO "sqlite_sequence" VALUES('wishes',1);
