@@ -152,10 +152,11 @@ RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.QUEUED: frozenset({RunState.STARTING, RunState.ENDED}),
     RunState.STARTING: frozenset({RunState.SENDING, RunState.ENDED}),
     RunState.SENDING: frozenset({RunState.RUNNING, RunState.ENDED}),
-    RunState.RUNNING: frozenset({RunState.ENDED}),
+    RunState.RUNNING: frozenset({RunState.SENDING, RunState.ENDED}),
     RunState.ENDED: frozenset({RunState.QUEUED}),
 }
-"""An ended entry is queued again only when it ended as ``not_sent`` and its idempotency key is used once more."""
+"""An ended entry is queued again only when it ended as ``not_sent`` and its idempotency key is used once more. One that runs is sent to again
+only where its turn was interrupted and it is to be resumed: with another prompt, which says so."""
 
 
 class Outcome(StrEnum):
@@ -250,3 +251,14 @@ class RunRecord:
     sent_at: datetime | None = None
     ended_at: datetime | None = None
     result: RunResult | None = None
+    on_interrupt: str = "fail"
+    """As in its `RunRequest`."""
+    resumes: int = 0
+    """How often the agent was told to go on after an interruption."""
+    resumed_after: str | None = None
+    """The session's last message before it was told so last."""
+
+    @property
+    def turn_after(self) -> str | None:
+        """The message after which the latest prompt of this run is."""
+        return self.after_message_id if self.resumed_after is None else self.resumed_after

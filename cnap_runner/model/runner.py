@@ -77,6 +77,8 @@ class RunnerRecord:
     endpoint: str | None = None
     started_at: datetime | None = None
     changed_at: datetime | None = None
+    opencode_version: str | None = None
+    """The version of OpenCode that served last from the agent's state; None: not known."""
 
     @property
     def ref(self) -> InstanceRef | None:

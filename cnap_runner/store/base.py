@@ -62,6 +62,10 @@ class AgentRow:
     deleted_at: datetime | None = None
     last_active_at: datetime | None = None
     """When its last turn ended."""
+    gave_up_at: datetime | None = None
+    """Since when nothing is started for it, because its instances crash again and again; None: it may be started."""
+    forgiven_at: datetime | None = None
+    """Crashes before this moment do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class NewRun:
     idempotency_key: str | None
     model: str | None
     created_at: datetime
+    on_interrupt: str = "fail"
 
 
 class Admission(StrEnum):
@@ -211,6 +216,14 @@ class Store(ABC):
         """Set status ``failed`` if this is the agent's present instance and its status is starting, ready, running or paused; tell
         whether it was. Needs no lease: it reports what has happened."""
 
+    @abstractmethod
+    async def give_up(self, agent_id: str, *, at: datetime) -> bool:
+        """Note that nothing is to be started for an agent until `forgive`, or another spec; tell whether that is new. Needs no lease."""
+
+    @abstractmethod
+    async def forgive(self, agent_id: str, *, at: datetime) -> bool:
+        """Let an agent be started again, and count its crashes from now on; tell whether it had been given up. Needs no lease."""
+
     # --- leases and wishes ------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -292,6 +305,15 @@ class Store(ABC):
     @abstractmethod
     async def mark_running(self, run: RunRecord) -> tuple[RunRecord, list[Wish]]:
         """Go from sending to running (the server took the prompt); return the wishes that mean this run too."""
+
+    @abstractmethod
+    async def mark_resuming(
+        self, run: RunRecord, *, instance_id: str, resumed_after: str | None, runner: RunnerRecord | None = None
+    ) -> RunRecord | Wish:
+        """Go back to sending from a turn that was interrupted, because another prompt, which says so, is about to leave.
+
+        Otherwise as `mark_sending`. ``resumed_after`` is the session's last message then, ``instance_id`` the instance it leaves for.
+        """
 
     @abstractmethod
     async def finish_run(

@@ -86,6 +86,7 @@ def runner_values(record: RunnerRecord) -> dict[str, Any]:
         "endpoint": record.endpoint,
         "started_at": None if record.started_at is None else to_micros(record.started_at),
         "changed_at": None if record.changed_at is None else to_micros(record.changed_at),
+        "opencode_version": record.opencode_version,
     }
 
 
@@ -104,6 +105,7 @@ def runner_from_row(row: Row) -> RunnerRecord:
         endpoint=row.endpoint,
         started_at=_moment(row.started_at),
         changed_at=_moment(row.changed_at),
+        opencode_version=row.opencode_version,
     )
 
 
@@ -116,6 +118,8 @@ def agent_from_row(row: Row) -> AgentRow:
         updated_at=from_micros(row.updated_at),
         deleted_at=_moment(row.deleted_at),
         last_active_at=_moment(row.last_active_at),
+        gave_up_at=_moment(row.gave_up_at),
+        forgiven_at=_moment(row.forgiven_at),
     )
 
 
@@ -138,6 +142,9 @@ def run_from_row(row: Row) -> RunRecord:
         sent_at=_moment(row.sent_at),
         ended_at=_moment(row.ended_at),
         result=None if row.result is None else result_from_text(row.result),
+        on_interrupt=row.on_interrupt,
+        resumes=row.resumes,
+        resumed_after=row.resumed_after,
     )
 
 

@@ -120,6 +120,14 @@ class SqlStore(Store):
     async def note_death(self, agent_id: str, instance_id: str, *, reason: str, at: datetime) -> bool:
         return await self._database.write_relaxed(agents.note_death, agent_id, instance_id, reason=reason, at=at)
 
+    @override
+    async def give_up(self, agent_id: str, *, at: datetime) -> bool:
+        return await self._database.write(agents.give_up, agent_id, at=at)
+
+    @override
+    async def forgive(self, agent_id: str, *, at: datetime) -> bool:
+        return await self._database.write(agents.forgive, agent_id, at=at)
+
     # --- leases and wishes ------------------------------------------------------------------------------------------
 
     @override
@@ -188,6 +196,13 @@ class SqlStore(Store):
             "sent_at": to_micros(at),
         }
         return await self._database.write(ledger.mark_sending, run, columns, runner=runner)
+
+    @override
+    async def mark_resuming(
+        self, run: RunRecord, *, instance_id: str, resumed_after: str | None, runner: RunnerRecord | None = None
+    ) -> RunRecord | Wish:
+        columns = {"instance_id": instance_id, "resumed_after": resumed_after}
+        return await self._database.write(ledger.mark_resuming, run, columns, runner=runner)
 
     @override
     async def mark_running(self, run: RunRecord) -> tuple[RunRecord, list[Wish]]:

@@ -26,6 +26,7 @@ _COLUMNS = (
     "idempotency_key",
     "model",
     "created_at",
+    "on_interrupt",
 )
 _AGENT = sa.and_(agents.c.agent_id == sa.bindparam("agent_id", type_=sa.Text), agents.c.deleted_at.is_(None))
 _BUSY = sa.exists().where(runs.c.agent_id == agents.c.agent_id, unfinished)
@@ -69,6 +70,7 @@ def _row(new: NewRun, run_id: str) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "model": new.model,
         "created_at": to_micros(new.created_at),
+        "on_interrupt": new.on_interrupt,
     }
 
 

@@ -34,9 +34,16 @@ def put(tx: sa.Connection, spec: AgentSpec, *, at: datetime, expected: AgentSpec
     if expected is not None and get(tx, spec.agent_id).spec != expected:
         raise ConflictError(f"The spec of agent {spec.agent_id} was changed by somebody else.", hint="Read it anew.")
     now = to_micros(at)
-    change: dict[str, Any] = {"spec": spec_to_text(spec), "updated_at": now, "deleted_at": None}
+    text = spec_to_text(spec)
+    change: dict[str, Any] = {"spec": text, "updated_at": now, "deleted_at": None}
+    # Another spec deserves another try.
+    is_same = agents.c.spec == text
+    second_chance = {
+        "gave_up_at": sa.case((is_same, agents.c.gave_up_at), else_=None),
+        "forgiven_at": sa.case((is_same, agents.c.forgiven_at), else_=now),
+    }
     row = tx.execute(
-        agents.update().where(_AGENT).values(change).returning(agents), {"of_agent": spec.agent_id}
+        agents.update().where(_AGENT).values(change | second_chance).returning(agents), {"of_agent": spec.agent_id}
     ).first()
     if row is None:
         new = {"agent_id": spec.agent_id, "created_at": now, **change, **runner_values(RunnerRecord(spec.agent_id))}
@@ -145,6 +152,20 @@ def note_death(tx: sa.Connection, agent_id: str, instance_id: str, *, reason: st
     death = runner_values(RunnerRecord(agent_id, reason=reason, changed_at=at))
     values = {name: death[name] for name in ("reason", "changed_at")}
     return tx.execute(_NOTE_DEATH, {"of_agent": agent_id, "same_instance": instance_id, **values}).rowcount > 0
+
+
+def give_up(tx: sa.Connection, agent_id: str, *, at: datetime) -> bool:
+    """Note that nothing is to be started for an agent, unless that is noted already."""
+    unless_noted = agents.update().where(_AGENT, agents.c.gave_up_at.is_(None)).values(gave_up_at=to_micros(at))
+    return tx.execute(unless_noted, {"of_agent": agent_id}).rowcount > 0
+
+
+def forgive(tx: sa.Connection, agent_id: str, *, at: datetime) -> bool:
+    """Let an agent be started again, and tell whether it had been given up."""
+    had = tx.execute(sa.select(agents.c.gave_up_at).where(_AGENT), {"of_agent": agent_id}).scalar() is not None
+    pardon = agents.update().where(_AGENT).values(gave_up_at=None, forgiven_at=to_micros(at))
+    tx.execute(pardon, {"of_agent": agent_id})
+    return had
 
 
 def note_turn_end(tx: sa.Connection, agent_id: str, owner: str, runner: RunnerRecord | None, at: datetime) -> None:

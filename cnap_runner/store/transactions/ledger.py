@@ -24,6 +24,8 @@ from cnap_runner.store.transactions import admission, agents, leases, wishes
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
 _HEAD = _QUEUE.limit(1)
 _AT = runs.c.place == sa.bindparam("at_place")
+_UNSENT = (RunState.STARTING,)
+_SENT = (RunState.SENDING, RunState.RUNNING)
 _MINE = sa.and_(_AT, runs.c.owner == sa.bindparam("by_owner"))
 
 
@@ -85,6 +87,18 @@ _SEND = (
     )
     .returning(runs)
 )
+_RESUME = (
+    runs.update()
+    .where(_MINE, runs.c.state.in_([state.value for state in _SENT]))
+    .where(leases.is_held(runs.c.agent_id, runs.c.owner), ~wishes.means_run)
+    .values(
+        state=RunState.SENDING.value,
+        instance_id=sa.bindparam("instance_id"),
+        resumed_after=sa.bindparam("resumed_after"),
+        resumes=runs.c.resumes + 1,
+    )
+    .returning(runs)
+)
 _RUN = (
     runs.update()
     .where(_MINE, runs.c.state == RunState.SENDING.value)
@@ -139,12 +153,32 @@ def mark_sending(
     tx: sa.Connection, run: RunRecord, values: dict[str, Any], *, runner: RunnerRecord | None
 ) -> RunRecord | Wish:
     """From starting to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
-    row = tx.execute(_SEND, {**_key(run), **values}).first()
+    return _leave(tx, run, _SEND, values, runner=runner, states=_UNSENT)
+
+
+def mark_resuming(
+    tx: sa.Connection, run: RunRecord, values: dict[str, Any], *, runner: RunnerRecord | None
+) -> RunRecord | Wish:
+    """From sending or running back to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
+    return _leave(tx, run, _RESUME, values, runner=runner, states=_SENT)
+
+
+def _leave(
+    tx: sa.Connection,
+    run: RunRecord,
+    statement: sa.Executable,
+    values: dict[str, Any],
+    *,
+    runner: RunnerRecord | None,
+    states: Sequence[RunState],
+) -> RunRecord | Wish:
+    """Note that a prompt is about to leave, in one of these states; tell why it must not, where nothing was changed."""
+    row = tx.execute(statement, {**_key(run), **values}).first()
     if row is not None:
         if runner is not None:
             agents.save_runner(tx, runner, manager_id=run.owner)
         return run_from_row(row)
-    _check(tx, run, RunState.STARTING)
+    _check(tx, run, *states)
     lease = leases.get(tx, run.agent_id)
     if lease is None or lease.manager_id != run.owner:
         raise _lost(run)
@@ -162,13 +196,15 @@ def mark_running(tx: sa.Connection, run: RunRecord) -> tuple[RunRecord, list[Wis
 def finish(
     tx: sa.Connection, run: RunRecord, result: RunResult, *, runner: RunnerRecord | None, at: datetime
 ) -> RunRecord:
-    """End an entry, note the end of its agent's turn, and give back the lease it was driven under; raises `LeaseLost`."""
+    """End an entry and count it, note the end of its agent's turn, and give back the lease it was driven under; raises `LeaseLost`."""
     row = tx.execute(_END, {**_key(run), "ended_at": to_micros(at), "result": result_to_text(result)}).first()
     if row is None:
         raise _lost(run)
     agents.note_turn_end(tx, run.agent_id, run.owner, runner, at)
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
-    return run_from_row(row)
+    ended = run_from_row(row)
+    counting.add(tx, of_run(ended, result))
+    return ended
 
 
 def _key(run: RunRecord) -> dict[str, Any]:
@@ -180,8 +216,8 @@ def _head(tx: sa.Connection, agent_id: str) -> RunRecord | None:
     return None if row is None else run_from_row(row)
 
 
-def _check(tx: sa.Connection, run: RunRecord, state: RunState) -> None:
-    mine = sa.select(sa.literal(1)).where(_MINE, runs.c.state == state.value)
+def _check(tx: sa.Connection, run: RunRecord, *states: RunState) -> None:
+    mine = sa.select(sa.literal(1)).where(_MINE, runs.c.state.in_([state.value for state in states]))
     if tx.execute(mine, _key(run)).first() is None:
         raise _lost(run)
 

@@ -20,11 +20,11 @@ CREATE TABLE agents (
 	spec_hash TEXT, 
 	endpoint TEXT, 
 	started_at BIGINT, 
-	changed_at BIGINT, settings_hash TEXT, limits TEXT, due_at BIGINT, opencode_version TEXT, 
+	changed_at BIGINT, settings_hash TEXT, limits TEXT, due_at BIGINT, opencode_version TEXT, gave_up_at BIGINT, forgiven_at BIGINT, 
 	PRIMARY KEY (agent_id)
 );
-INSERT INTO "agents" VALUES('alice','{"agent_id":"alice","model":"fake/model","system_prompt":"Be brief.","opencode":{"provider":{"fake":{"npm":"@ai-sdk/openai-compatible"}}},"resources":{"memory_mb":1024},"life":{"max_run_time":300.0},"labels":{"team":"a"}}',1767323045678901,1767323045678901,NULL,1767323045678901,'ready',NULL,1,'i1','c1','h','http://127.0.0.1:1',1767323045678901,1767323045678901,'s','{"memory_bytes":1073741824,"cpus":2.0,"pids":1024}',0,NULL);
-INSERT INTO "agents" VALUES('gone','{"agent_id":"gone","model":"fake/model"}',1767323045678901,1767323045678901,1767323045678901,NULL,'pending',NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "agents" VALUES('alice','{"agent_id":"alice","model":"fake/model","system_prompt":"Be brief.","opencode":{"provider":{"fake":{"npm":"@ai-sdk/openai-compatible"}}},"resources":{"memory_mb":1024},"life":{"max_run_time":300.0},"labels":{"team":"a"}}',1767323045678901,1767323045678901,NULL,1767323045678901,'ready',NULL,1,'i1','c1','h','http://127.0.0.1:1',1767323045678901,1767323045678901,'s','{"memory_bytes":1073741824,"cpus":2.0,"pids":1024}',0,NULL,NULL,NULL);
+INSERT INTO "agents" VALUES('gone','{"agent_id":"gone","model":"fake/model"}',1767323045678901,1767323045678901,1767323045678901,NULL,'pending',NULL,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -105,13 +105,13 @@ CREATE TABLE runs (
 	after_message_id TEXT, 
 	sent_at BIGINT, 
 	ended_at BIGINT, 
-	result TEXT, 
+	result TEXT, on_interrupt TEXT DEFAULT 'fail' NOT NULL, resumes INTEGER DEFAULT '0' NOT NULL, resumed_after TEXT, 
 	CONSTRAINT runs_by_id UNIQUE (run_id), 
 	CONSTRAINT runs_by_key UNIQUE (agent_id, idempotency_key), 
 	FOREIGN KEY(agent_id) REFERENCES agents (agent_id) ON DELETE CASCADE
 );
-INSERT INTO "runs" VALUES(1,'run-1','alice','main','ended','m1','print','key','fake/model',1767323045678901,'ses','i1','msg',1767323045678901,1767323045678901,'{"run_id":"run-1","agent_id":"alice","task_id":"main","outcome":"failed","started_at":"2026-01-02T03:04:05.678901Z","duration":"PT2.5S","session_id":"ses","output":"done","error":{"code":"provider_error","message":"429","retryable":true},"usage":{"input_tokens":7,"output_tokens":8,"reasoning_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0,"cost":0.5},"model":"fake/model"}');
-INSERT INTO "runs" VALUES(2,'run-2','alice','main','queued','m1','print',NULL,NULL,1767323045678901,NULL,NULL,NULL,NULL,NULL,NULL);
+INSERT INTO "runs" VALUES(1,'run-1','alice','main','ended','m1','print','key','fake/model',1767323045678901,'ses','i1','msg',1767323045678901,1767323045678901,'{"run_id":"run-1","agent_id":"alice","task_id":"main","outcome":"failed","started_at":"2026-01-02T03:04:05.678901Z","duration":"PT2.5S","session_id":"ses","output":"done","error":{"code":"provider_error","message":"429","retryable":true},"usage":{"input_tokens":7,"output_tokens":8,"reasoning_tokens":0,"cache_read_tokens":0,"cache_write_tokens":0,"cost":0.5},"model":"fake/model"}','fail',0,NULL);
+INSERT INTO "runs" VALUES(2,'run-2','alice','main','queued','m1','print',NULL,NULL,1767323045678901,NULL,NULL,NULL,NULL,NULL,NULL,'fail',0,NULL);
 CREATE TABLE sessions (
 	agent_id TEXT NOT NULL, 
 	task_id TEXT NOT NULL, 
