@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from cnap_runner.errors import ConflictError, InvalidInput, RunnerError, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.decisions import MIB, due_for_removal
+from cnap_runner.model.decisions.disk import MIB, due_for_removal
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.runner import LIVE_STATUSES
 from cnap_runner.model.workspace import Mended, WorkspaceInfo

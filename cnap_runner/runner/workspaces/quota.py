@@ -19,7 +19,7 @@ from anyio.abc import TaskGroup
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import QuotaExceeded, RunnerError
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.decisions import MIB, DiskFinding, DiskLimits, is_growing, judge_disk, pause_between_measurements
+from cnap_runner.model.decisions.disk import MIB, DiskFinding, DiskLimits, is_growing, judge_disk, pause_between_measurements
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cnap_runner.model.decisions import (
+from cnap_runner.model.decisions.disk import (
     MIB,
     DiskFinding,
     DiskLimits,

@@ -1,4 +1,4 @@
-"""Who is due for what: plain functions over plain values. Whoever asks has looked at the clock and the disk."""
+"""What an agent's use of the disk means: plain functions over plain values. Whoever asks has looked at the clock and the disk."""
 
 from __future__ import annotations
 
