@@ -189,6 +189,7 @@ tasks = sa.Table(
     sa.Column("task_id", sa.Text, primary_key=True),
     sa.Column("agent_id", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
+    sa.Column("turns", sa.Integer, nullable=False),
     sa.Column("owner", sa.Text),
     sa.Column("run_id", sa.Text),
     sa.Column("reason", sa.Text),
@@ -198,8 +199,8 @@ tasks = sa.Table(
     sa.Index("tasks_by_state", "state", "created_at"),
     sa.Index("tasks_by_owner", "owner"),
 )
-"""Tasks of the controller; ``owner``: the manager that drives a turn of it, where one is under way; ``run_id``: the run under way, or the last
-one. Refers to no agent: what a deleted one did stays known."""
+"""Tasks of the controller; ``turns``: how many were begun; ``owner``: the manager that drives one, where one is under way; ``run_id``: the run
+under way, or the last one. Refers to no agent: what a deleted one did stays known."""
 
 task_messages = sa.Table(
     "task_messages",

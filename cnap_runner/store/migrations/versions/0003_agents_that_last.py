@@ -74,6 +74,7 @@ def _create_tasks() -> None:
         sa.Column("task_id", sa.Text, primary_key=True),
         sa.Column("agent_id", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("turns", sa.Integer, nullable=False),
         sa.Column("owner", sa.Text),
         sa.Column("run_id", sa.Text),
         sa.Column("reason", sa.Text),
