@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from cnap_runner.model.instance import (
     Capabilities,
@@ -150,9 +150,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def logs(self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False) -> AsyncIterator[LogLine]:
-        """Yield an instance's output, oldest first: the last ``tail`` lines (None: all), then, following, what comes until it
-        ends. Raises `InstanceNotFound`."""
+    def logs(
+        self, ref: InstanceRef, *, tail: int | None = None, since: datetime | None = None, is_following: bool = False
+    ) -> AsyncIterator[LogLine]:
+        """Yield an instance's output, oldest first: the last ``tail`` lines (None: all), of those the ones not older than ``since``, then,
+        following, what comes until it ends. Raises `InstanceNotFound`."""
 
     @abstractmethod
     async def usage(self, ref: InstanceRef) -> ResourceUsage:

@@ -116,6 +116,10 @@ class FakeBackend(Backend):
         for watch in self._watches:
             watch.send_nowait(_connected())
 
+    def live(self, agent_id: str) -> list[str]:
+        """Tell the ids of an agent's live instances."""
+        return [key for key, one in self._instances.items() if one.is_live and one.spec.agent_id == agent_id]
+
     # --- the contract -----------------------------------------------------------------------------------------------
 
     @property
@@ -247,7 +251,7 @@ class FakeBackend(Backend):
         return self._watching(install_id)
 
     async def logs(
-        self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False
+        self, ref: InstanceRef, *, tail: int | None = None, since: datetime | None = None, is_following: bool = False
     ) -> AsyncIterator[LogLine]:
         """Yield what was emitted."""
         await self._enter()
@@ -257,7 +261,9 @@ class FakeBackend(Backend):
             is_live, changed = instance.is_live and is_following, instance.changed
             while position < len(instance.output):
                 position += 1
-                yield instance.output[position - 1]
+                line = instance.output[position - 1]
+                if since is None or line.at is None or line.at >= since:
+                    yield line
             if not is_live:
                 return
             await changed.wait()

@@ -120,6 +120,21 @@ async def test_logs_tell_the_streams_apart(harness: Harness) -> None:
     assert streams["ünïcode"] == "stdout"
 
 
+async def test_logs_can_begin_at_a_moment(harness: Harness) -> None:
+    """What was said before it is left out; who has read up to a line goes on from there."""
+    started = await harness.start()
+    await harness.say(started, "early")
+    (early,) = [line for line in await harness.lines(started.ref) if line.text == "early"]
+    assert early.at is not None
+    await harness.say(started, "late")
+
+    after = early.at + timedelta(microseconds=1)
+    found = [line.text async for line in harness.backend.logs(started.ref, since=after)]
+
+    assert "late" in found
+    assert "early" not in found
+
+
 async def test_following_tells_what_comes_and_ends_with_the_instance(harness: Harness) -> None:
     """A follower sees what was, then what comes, and is let go when the instance ends."""
     started = await harness.start()

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -226,11 +226,12 @@ class DockerBackend(Backend):
         return watch(self._engine, install_id)
 
     async def logs(
-        self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False
+        self, ref: InstanceRef, *, tail: int | None = None, since: datetime | None = None, is_following: bool = False
     ) -> AsyncIterator[LogLine]:
         """Yield a container's output, as far back as the engine's rotation kept it (three files of 10 MB)."""
         with translated(f"Reading the output of {ref.instance_id} failed"):
-            async with aclosing(log_lines(self._engine, ref.handle, tail=tail, is_following=is_following)) as lines:
+            found = log_lines(self._engine, ref.handle, tail=tail, since=since, is_following=is_following)
+            async with aclosing(found) as lines:
                 async for line in lines:
                     yield line
 

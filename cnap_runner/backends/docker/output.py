@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import anyio
@@ -24,7 +24,7 @@ _LONGEST_PAUSE_SECONDS = 0.5
 
 
 async def log_lines(
-    engine: Engine, container_id: str, *, tail: int | None, is_following: bool
+    engine: Engine, container_id: str, *, tail: int | None, is_following: bool, since: datetime | None = None
 ) -> AsyncGenerator[LogLine, None]:
     """Yield a container's output as lines. Raises `EngineRefusal` for a container that is gone."""
     params = {
@@ -34,6 +34,8 @@ async def log_lines(
         "follow": int(is_following),
         "tail": "all" if tail is None else tail,
     }
+    if since is not None:
+        params["since"] = f"{since.timestamp():.6f}"
     decoder, lines = FrameDecoder(), LineAssembler()
     async with engine.stream("GET", f"/containers/{container_id}/logs", params=params) as response:
         async for chunk in response.aiter_raw():

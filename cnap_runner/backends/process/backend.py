@@ -9,7 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,6 +65,7 @@ CAPABILITIES = Capabilities(
 )
 _PORT_POLL_SECONDS = 0.02
 _FOLLOW_POLL_SECONDS = 0.1
+_LONGEST_POLL_SECONDS = 0.8
 
 
 class ProcessBackend(Backend):
@@ -182,21 +183,24 @@ class ProcessBackend(Backend):
         return self._watching(install_id)
 
     async def logs(
-        self, ref: InstanceRef, *, tail: int | None = None, is_following: bool = False
+        self, ref: InstanceRef, *, tail: int | None = None, since: datetime | None = None, is_following: bool = False
     ) -> AsyncIterator[LogLine]:
-        """Read the launcher's log: the last 5 to 10 MiB."""
+        """Read the launcher's log: the last 5 to 10 MiB. Following, it is looked at ever more seldom while nothing comes."""
         folder = await self._do(self._folders.existing, ref.instance_id)
         reader = LogReader(folder)
         try:
             for line in await self._do(reader.read_kept, tail):
-                yield line
-            is_live = is_following
+                if since is None or line.at is None or line.at >= since:
+                    yield line
+            is_live, pause = is_following, _FOLLOW_POLL_SECONDS
             while is_live:
-                await anyio.sleep(_FOLLOW_POLL_SECONDS)
+                await anyio.sleep(pause)
                 # Asked before reading: what was written until the end is then read.
                 is_live = is_running(await self._do(load_status, folder))
-                for line in await self._do(reader.read_more):
+                came = await self._do(reader.read_more)
+                for line in came:
                     yield line
+                pause = _FOLLOW_POLL_SECONDS if came else min(pause * 2, _LONGEST_POLL_SECONDS)
         finally:
             reader.close()
 
