@@ -22,6 +22,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.counts import Counts
+from cnap_runner.model.figures import Tally
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
@@ -370,3 +372,17 @@ class Store(ABC):
     @abstractmethod
     async def decision_totals(self) -> dict[DecisionKind, int]:
         """Tell how often each kind was decided in the install's life, forgotten entries included; never: left out."""
+
+    # --- counts -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def add_counts(self, counts: Counts) -> None:
+        """Add to what is counted over the install's life. What a run's end or a decision adds is added with those already."""
+
+    @abstractmethod
+    async def tally(self) -> Tally:
+        """Count the install as it now is. Takes milliseconds."""
+
+    @abstractmethod
+    def tally_blocking(self) -> Tally:
+        """As `tally`, for a caller that cannot await: from any thread, and it blocks. A collector of metrics is such a one."""

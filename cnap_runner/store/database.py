@@ -54,6 +54,14 @@ class _Worker:
         with sqlite.translated():
             return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
+    def run_blocking(self, transaction: Callable[[sa.Connection], T]) -> T:
+        # Its own thread does it, and needs no event loop for that: it may be waited for from anywhere.
+        with sqlite.translated():
+            try:
+                return self._thread.submit(self._run, transaction, True).result()  # noqa: FBT003
+            except RuntimeError as error:  # the thread was ended meanwhile
+                raise StoreError("The store is not open.") from error
+
     async def aclose(self) -> None:
         await self._call(self._close)
         self._thread.shutdown(wait=False)
@@ -95,6 +103,10 @@ class Database:
     ) -> T:
         """Run a transaction that only reads."""
         return await self._opened(self._reader).run(lambda tx: transaction(tx, *args, **kwargs))
+
+    def read_blocking(self, transaction: Callable[[sa.Connection], T]) -> T:
+        """Run a transaction that only reads, and block for it. From any thread."""
+        return self._opened(self._reader).run_blocking(transaction)
 
     async def write(
         self, transaction: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs

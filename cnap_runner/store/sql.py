@@ -10,13 +10,15 @@ from anyio import to_thread
 from typing_extensions import override
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.counts import Counts
+from cnap_runner.model.figures import Tally
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.store.base import AgentRow, Entry, IsAlive, Lease, NewRun, Store, TurnContext, Wish, WishKind
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
-from cnap_runner.store.transactions import agents, journal, leases, ledger, managers, wishes
+from cnap_runner.store.transactions import agents, counting, journal, leases, ledger, managers, wishes
 from cnap_runner.store.upgrade import upgrade
 
 BUSY_TIMEOUT = timedelta(seconds=10)
@@ -259,3 +261,17 @@ class SqlStore(Store):
     @override
     async def decision_totals(self) -> dict[DecisionKind, int]:
         return await self._database.read(journal.totals)
+
+    # --- counts -----------------------------------------------------------------------------------------------------
+
+    @override
+    async def add_counts(self, counts: Counts) -> None:
+        await self._database.write_relaxed(counting.add, counts)
+
+    @override
+    async def tally(self) -> Tally:
+        return await self._database.read(counting.tally)
+
+    @override
+    def tally_blocking(self) -> Tally:
+        return self._database.read_blocking(counting.tally)

@@ -8,9 +8,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from cnap_runner.model.counts import of_decision
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.store.codec import Row, from_micros, to_micros
 from cnap_runner.store.schema import counters, decisions
+from cnap_runner.store.transactions import counting
 
 KEPT_PER_AGENT = 500
 """Decisions kept of each agent: some weeks of one that is used all day."""
@@ -18,8 +20,6 @@ _SLACK = 50
 """Old ones are removed so many at a time, not one with each new one."""
 
 _ADD = decisions.insert()
-_COUNT_UP = counters.update().where(counters.c.name == sa.bindparam("kind")).values(value=counters.c.value + 1)
-_START_COUNT = counters.insert().values(name=sa.bindparam("kind"), value=1)
 _OF_AGENT = decisions.c.agent_id == sa.bindparam("of_agent")
 _SIZE = sa.select(sa.func.count()).select_from(decisions).where(_OF_AGENT)
 _OLDEST_KEPT = (
@@ -35,8 +35,7 @@ _FORGET = decisions.delete().where(_OF_AGENT, decisions.c.decision_id < sa.bindp
 def add(tx: sa.Connection, decision: Decision) -> None:
     """Write one entry and count it; the oldest of the agent beyond the limit go."""
     tx.execute(_ADD, _values(decision))
-    if not tx.execute(_COUNT_UP, {"kind": decision.kind.value}).rowcount:
-        tx.execute(_START_COUNT, {"kind": decision.kind.value})
+    counting.add(tx, of_decision(decision))
     of_agent = {"of_agent": decision.agent_id}
     if (tx.execute(_SIZE, of_agent).scalar() or 0) > KEPT_PER_AGENT + _SLACK:
         tx.execute(_FORGET, {**of_agent, "oldest": tx.execute(_OLDEST_KEPT, of_agent).scalar()})

@@ -14,12 +14,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from cnap_runner.errors import LeaseLost, RunNotFound
+from cnap_runner.model.counts import of_run
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.store.base import Admission, Entry, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
-from cnap_runner.store.transactions import admission, agents, leases, wishes
+from cnap_runner.store.transactions import admission, agents, counting, leases, wishes
 
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
 _HEAD = _QUEUE.limit(1)
