@@ -14,6 +14,7 @@ from cnap_runner.cli import (
     archive,
     demo,
     doctor,
+    explain,
     image,
     life,
     logs,
@@ -86,6 +87,7 @@ app.command(cls=PromptCommand, rich_help_panel=_WORK)(run.run)
 app.command(cls=Command, rich_help_panel=_WORK)(life.abort)
 app.command(cls=Command, rich_help_panel=_WORK)(runs.runs)
 app.command(cls=Command, rich_help_panel=_AGENTS)(agents.ps)
+app.command(cls=Command, rich_help_panel=_AGENTS)(explain.explain)
 app.command(cls=Command, rich_help_panel=_AGENTS)(logs.logs)
 app.command(cls=Command, rich_help_panel=_AGENTS, context_settings={"ignore_unknown_options": True})(shell.shell)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.start)

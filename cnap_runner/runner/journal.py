@@ -10,6 +10,14 @@ from cnap_runner.telemetry.logging import get_logger
 _log = get_logger(__name__)
 
 
+async def told(install: Install, agent_id: str, *, limit: int) -> list[Decision]:
+    """Give the newest decisions about an agent, deleted ones included, oldest first. Raises `RunnerNotFound` for one that never was."""
+    found = await install.store.list_decisions(agent_id, limit=limit)
+    if not found:
+        await install.store.get_agent(agent_id)
+    return found[::-1]
+
+
 async def note(
     install: Install, agent_id: str, kind: DecisionKind, reason: str, evidence: Evidence | None = None
 ) -> None:

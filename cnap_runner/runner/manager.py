@@ -18,6 +18,7 @@ from cnap_runner.errors import InvalidInput, ManagerUnusable, NotSupportedYet
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
+from cnap_runner.model.journal import Decision
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.model.workspace import Mended, WorkspaceInfo
 from cnap_runner.runner.archives.arriving import import_agent
@@ -26,6 +27,7 @@ from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.deleting import delete_agent, purge
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.journal import told
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.runner import Runner
@@ -281,6 +283,10 @@ class RunnerManager:
         parts = self._usable()
         run = await parts.install.store.get_run(run_id)
         return await parts.runs.queue.wait_ended(run_id, run.agent_id)
+
+    async def explain(self, agent_id: str, *, limit: int = 100) -> list[Decision]:
+        """Tell what was decided about an agent, as `Runner.explain`; a deleted one's log is kept."""
+        return await told(self._usable().install, check_id(agent_id), limit=limit)
 
     async def check_engine(self) -> EngineInfo:
         """Ask the engine who it is; raises `EngineUnavailable` and its like."""

@@ -14,9 +14,11 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import ExecResult, InstanceRef, LogLine
+from cnap_runner.model.journal import Decision
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.journal import told
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.provisioning.changes import PendingChange
 from cnap_runner.runner.provisioning.mcp_states import mcp_states
@@ -152,9 +154,9 @@ class Runner:
         """Not built yet."""
         _refuse("answer")
 
-    async def explain(self) -> NoReturn:
-        """Not built yet."""
-        _refuse("explain")
+    async def explain(self, *, limit: int = 100) -> list[Decision]:
+        """Tell what was decided about the agent, when, why and by what evidence: the newest ``limit`` of at most 500, oldest first."""
+        return await told(self._usable().install, self.agent_id, limit=limit)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
