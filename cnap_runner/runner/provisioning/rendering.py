@@ -90,6 +90,7 @@ def environment(spec: AgentSpec, *, layout: Layout, settings: Settings) -> dict[
         **surrounding_environment(settings, layout),
         "OPENCODE_CONFIG_DIR": f"{layout.settings}/{FOLDER}",
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_PRINT_LOGS": "1",
         "BASH_ENV": f"{layout.settings}/{_SHELL_FILE}",
     }
     if spec.trust_workspace_config:
