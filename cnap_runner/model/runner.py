@@ -77,6 +77,8 @@ class RunnerRecord:
     endpoint: str | None = None
     started_at: datetime | None = None
     changed_at: datetime | None = None
+    due_at: datetime | None = None
+    """When the keeper next has something to decide about it; None: nothing, for as long as it is in this status."""
     opencode_version: str | None = None
     """The version of OpenCode that served last from the agent's state; None: not known."""
 
@@ -89,7 +91,7 @@ class RunnerRecord:
 
     def _to(self, status: RunnerStatus, at: datetime, reason: str | None) -> Self:
         check_transition(self.status, status)
-        return replace(self, status=status, changed_at=at, reason=reason)
+        return replace(self, status=status, changed_at=at, reason=reason, due_at=None)
 
     def start_intended(self, *, instance_id: str, spec_hash: str, at: datetime) -> Self:
         """A new instance is about to be created under this id; written before the backend is asked."""
@@ -120,6 +122,18 @@ class RunnerRecord:
     def settled(self, *, settings_hash: str | None, limits: Limits | None) -> Self:
         """The instance has these settings and limits; None: it is not known which."""
         return replace(self, settings_hash=settings_hash, limits=limits)
+
+    def due(self, at: datetime | None) -> Self:
+        """The keeper has something to decide about it at this time."""
+        return replace(self, due_at=at)
+
+    def paused(self, *, at: datetime) -> Self:
+        """The instance is frozen, or about to be."""
+        return self._to(RunnerStatus.PAUSED, at, None)
+
+    def woken(self, *, at: datetime) -> Self:
+        """The frozen instance was thawed."""
+        return self._to(RunnerStatus.READY, at, None)
 
     def turn_began(self, *, at: datetime) -> Self:
         """A turn is under way."""

@@ -86,6 +86,7 @@ def runner_values(record: RunnerRecord) -> dict[str, Any]:
         "endpoint": record.endpoint,
         "started_at": None if record.started_at is None else to_micros(record.started_at),
         "changed_at": None if record.changed_at is None else to_micros(record.changed_at),
+        "due_at": None if record.due_at is None else to_micros(record.due_at),
         "opencode_version": record.opencode_version,
     }
 
@@ -105,6 +106,7 @@ def runner_from_row(row: Row) -> RunnerRecord:
         endpoint=row.endpoint,
         started_at=_moment(row.started_at),
         changed_at=_moment(row.changed_at),
+        due_at=_moment(row.due_at),
         opencode_version=row.opencode_version,
     )
 

@@ -73,9 +73,11 @@ leases = sa.Table(
     sa.Column("manager_id", sa.Text, nullable=False),
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("acquired_at", sa.BigInteger, nullable=False),
+    sa.Column("ticket", sa.Integer),
 )
 """One row per agent at most. Refers neither to ``agents``, for whoever erases an agent keeps its lease until its folders are gone, nor
-to ``managers``, for one that signed off still takes leases to stop what it used. Whether the holder lives is all that counts."""
+to ``managers``, for one that signed off still takes leases to stop what it used. Whether the holder lives is all that counts. ``ticket``:
+the number of the agent in the line for a place of ``max_containers``; null: it waits for none."""
 
 wishes = sa.Table(
     "wishes",

@@ -120,6 +120,7 @@ _NOTE_DEATH = (
         reason=sa.bindparam("reason"),
         changed_at=sa.bindparam("changed_at"),
         endpoint=None,
+        due_at=None,
     )
 )
 _TURN_ENDED = agents.update().where(_AGENT).values(last_active_at=sa.bindparam("last_active_at"))

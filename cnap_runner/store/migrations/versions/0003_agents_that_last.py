@@ -19,6 +19,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("on_interrupt", sa.Text, nullable=False, server_default="fail"))
     op.add_column("runs", sa.Column("resumes", sa.Integer, nullable=False, server_default="0"))
     op.add_column("runs", sa.Column("resumed_after", sa.Text))
+    op.add_column("leases", sa.Column("ticket", sa.Integer))
     op.create_index("agents_by_due_at", "agents", ["due_at"])
     op.execute("UPDATE agents SET due_at = 0 WHERE deleted_at IS NULL")
     _create_life()

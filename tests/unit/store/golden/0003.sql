@@ -65,10 +65,10 @@ CREATE TABLE leases (
 	agent_id TEXT NOT NULL, 
 	manager_id TEXT NOT NULL, 
 	purpose TEXT NOT NULL, 
-	acquired_at BIGINT NOT NULL, 
+	acquired_at BIGINT NOT NULL, ticket INTEGER, 
 	PRIMARY KEY (agent_id)
 );
-INSERT INTO "leases" VALUES('alice','m1','stop',1767323045678901);
+INSERT INTO "leases" VALUES('alice','m1','stop',1767323045678901,NULL);
 CREATE TABLE managers (
 	manager_id TEXT NOT NULL, 
 	pid INTEGER NOT NULL, 
