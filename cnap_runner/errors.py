@@ -9,10 +9,12 @@
     │   └── ArchiveInvalid           no archive of an agent, or one that reaches outside of itself
     ├── NotFoundError
     │   ├── RunnerNotFound           no agent of that id
-    │   └── RunNotFound              no run of that id
+    │   ├── RunNotFound              no run of that id
+    │   └── TaskNotFound             no task of that id
     ├── ConflictError
     │   ├── RunInProgress            the agent has an unfinished run and the caller would not wait
     │   ├── IdempotencyConflict      the key was used with another request
+    │   ├── AnswerNotPending         that permission or question waits for nobody (any more)
     │   └── InvalidTransition        a status that may not follow the present one
     ├── RunAborted                   the run was ended before its prompt was sent
     ├── RunTimedOut                  its time was over before its prompt was sent
@@ -20,12 +22,14 @@
     ├── QuotaExceeded                the agent's files take more than its quota
     ├── WorkspaceSeedFailed          a workspace could not be copied or cloned
     ├── MaxContainersReached         every place is taken by an agent at work
+    ├── CrashLooping                 the agent's instances crash again and again; no more are started
     ├── BackendError
     │   ├── EngineUnavailable        no engine answers
     │   ├── EnginePermissionDenied   it answers, but not to this user
     │   ├── ImageNotFound            the image is not on the engine
     │   ├── InstanceNotFound         the container is gone
     │   ├── InstanceExited           it ended by itself
+    │   │   └── OutOfMemory          it was killed for want of memory
     │   ├── InstanceStartFailed      it could not be created or started
     │   └── InsufficientResources    disk, memory or addresses of the host are used up
     ├── ImageBuildFailed
@@ -112,6 +116,12 @@ class RunNotFound(NotFoundError):
     code = "run_not_found"
 
 
+class TaskNotFound(NotFoundError):
+    """No task of that id is known, or it was deleted."""
+
+    code = "task_not_found"
+
+
 class ConflictError(RunnerError):
     """The call does not fit the present state."""
 
@@ -130,6 +140,13 @@ class IdempotencyConflict(ConflictError):
 
     code = "idempotency_conflict"
     default_hint = "Use a new key for a new request."
+
+
+class AnswerNotPending(ConflictError):
+    """The permission or question waits for nobody: it was answered, its deadline passed, its turn ended, or there never was one."""
+
+    code = "answer_not_pending"
+    default_hint = "`cnap-runner answers ls` shows what waits."
 
 
 class InvalidTransition(ConflictError):
@@ -179,6 +196,12 @@ class MaxContainersReached(RunnerError):
     default_hint = "Stop an agent, or raise CNAP_RUNNER_MAX_CONTAINERS."
 
 
+class CrashLooping(RunnerError):
+    """The agent's instances crashed again and again within ``crash_window``; nothing is started for it until somebody recovers it, or changes its spec."""
+
+    code = "crash_loop"
+
+
 class BackendError(RunnerError):
     """The place where instances live (engine, process table, cluster) failed."""
 
@@ -220,6 +243,14 @@ class InstanceExited(BackendError):
 
     code = "instance_exited"
     retryable = True
+
+
+class OutOfMemory(InstanceExited):
+    """The instance was killed because it needed more memory than it may have."""
+
+    code = "out_of_memory"
+    retryable = False
+    default_hint = "Give it more with CNAP_RUNNER_MEMORY_MB, or with the agent's resources.memory_mb."
 
 
 class InstanceStartFailed(BackendError):

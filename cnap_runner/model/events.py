@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 from cnap_runner.model.run import RunResult, RunState, Usage
@@ -121,6 +122,8 @@ class PermissionRaised:
     request_id: str
     permission: str
     patterns: tuple[str, ...] = ()
+    deadline: datetime | None = None
+    """Until when somebody may reply (`Runner.answer`); None: the agent's rules do."""
     type: Literal["permission"] = "permission"
 
 
@@ -130,7 +133,18 @@ class QuestionRaised:
 
     request_id: str
     questions: tuple[Mapping[str, Any], ...] = ()
+    deadline: datetime | None = None
+    """Until when somebody may reply (`Runner.answer`); None: the agent's rules do."""
     type: Literal["question"] = "question"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestAnswered:
+    """A permission or question that was raised is answered, by whomever."""
+
+    request_id: str
+    reply: Literal["allow", "always", "reject", "answer"]
+    type: Literal["answered"] = "answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,5 +169,6 @@ RunEvent = (
     | ModelRetrying
     | PermissionRaised
     | QuestionRaised
+    | RequestAnswered
     | RunEnded
 )

@@ -22,11 +22,15 @@ from datetime import datetime
 from enum import StrEnum
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.counts import Counts
 from cnap_runner.model.figures import Tally
+from cnap_runner.model.decisions.life import Standing
+from cnap_runner.model.hold import Hold
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
-from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.store.tasks import TaskStore
 
 IsAlive = Callable[[str], bool]
 
@@ -68,6 +72,14 @@ class AgentRow:
     """Since when nothing is started for it, because its instances crash again and again; None: it may be started."""
     forgiven_at: datetime | None = None
     """Crashes before this moment do not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAgent:
+    """An agent with a live instance, as its keeper sees it."""
+
+    agent: AgentRow
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +210,13 @@ class Store(ABC):
     # --- runners ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def reserve_start(self, record: RunnerRecord, *, manager_id: str, max_containers: int) -> bool:
+    async def reserve_start(
+        self, record: RunnerRecord, *, manager_id: str, max_containers: int, is_alive: IsAlive | None = None
+    ) -> bool:
         """Write ``record`` (status starting) if a place is free, and tell whether it was.
 
-        A place is taken by every other agent of the install whose status is live (`LIVE_STATUSES`). The manager must hold the
+        A place is taken by every other agent of the install whose status is live (`LIVE_STATUSES`), and spoken for by whoever asked in
+        vain before and still holds the lease it asked with: so places are given in the order of asking. The manager must hold the
         agent's lease, else `LeaseLost`.
         """
 
@@ -225,6 +240,57 @@ class Store(ABC):
     @abstractmethod
     async def forgive(self, agent_id: str, *, at: datetime) -> bool:
         """Let an agent be started again, and count its crashes from now on; tell whether it had been given up. Needs no lease."""
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def list_kept(self, *, now: datetime, only_due: bool = False) -> list[KeptAgent]:
+        """Return the agents that are ready, paused or running: all, by id, or those that are due, the most overdue first."""
+
+    @abstractmethod
+    async def next_due(self) -> datetime | None:
+        """Tell when the first of them is due; None: none ever is."""
+
+    @abstractmethod
+    async def set_due(self, record: RunnerRecord, due_at: datetime | None) -> None:
+        """Set when an agent is due. Where its record is not this one any more, nothing happens."""
+
+    @abstractmethod
+    async def save_if_free(self, record: RunnerRecord, *, seen: RunnerRecord, manager_id: str, now: datetime) -> bool:
+        """Replace the record that was seen, as `save_runner`, if the agent has neither an unfinished run, nor a pending answer, nor a
+        hold that is not over; tell whether it was replaced. Whoever asks for one of these later finds what was written."""
+
+    @abstractmethod
+    async def count_statuses(self) -> dict[RunnerStatus, int]:
+        """Count the known agents in each status; none: left out."""
+
+    @abstractmethod
+    async def put_hold(self, hold: Hold, *, at: datetime) -> None:
+        """Write a hold, or move the end of the same owner's one. Raises `RunnerNotFound`."""
+
+    @abstractmethod
+    async def drop_hold(self, agent_id: str, owner: str, *, at: datetime) -> bool:
+        """Remove a hold, and make its agent due; tell whether there was one."""
+
+    @abstractmethod
+    async def list_holds(self, *, at: datetime) -> list[Hold]:
+        """Return the holds that are not over, by agent and owner."""
+
+    @abstractmethod
+    async def drop_ended_holds(self, *, at: datetime) -> list[Hold]:
+        """Remove and return the holds whose end has come."""
+
+    @abstractmethod
+    async def claim_keeper(self, manager_id: str, is_alive: IsAlive) -> bool:
+        """Make this registered manager the install's keeper, unless another one lives; tell whether it is."""
+
+    @abstractmethod
+    async def find_keeper(self, is_alive: IsAlive) -> str | None:
+        """Return the id of the living keeper, if there is one."""
+
+    @abstractmethod
+    async def retire_keeper(self, manager_id: str) -> bool:
+        """Drop the keeper's row if no agent has a live instance, in one transaction; tell whether it was dropped."""
 
     # --- leases and wishes ------------------------------------------------------------------------------------------
 
@@ -355,6 +421,32 @@ class Store(ABC):
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         """Remember a task's session (None: forget it)."""
 
+    # --- pending answers --------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def add_pending(self, pending: PendingAnswer) -> PendingAnswer:
+        """Write down a request that waits for somebody's reply. One that is known already is returned as it is, its deadline too."""
+
+    @abstractmethod
+    async def get_pending(self, request_id: str) -> PendingAnswer | None:
+        """Return a request that waits; None where none of that id does."""
+
+    @abstractmethod
+    async def list_pending(self, agent_id: str | None = None) -> list[PendingAnswer]:
+        """Return what waits, of all agents or of one, oldest first."""
+
+    @abstractmethod
+    async def count_pending(self) -> dict[str, int]:
+        """Count what waits, by agent; those without any are left out."""
+
+    @abstractmethod
+    async def drop_pending(self, request_id: str) -> None:
+        """Forget a request that is answered. Idempotent."""
+
+    @abstractmethod
+    async def drop_pending_of(self, agent_id: str, run_id: str) -> None:
+        """Forget all requests of a run: its turn is over. Idempotent."""
+
     # --- decision log -----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -386,3 +478,10 @@ class Store(ABC):
     @abstractmethod
     def tally_blocking(self) -> Tally:
         """As `tally`, for a caller that cannot await: from any thread, and it blocks. A collector of metrics is such a one."""
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def tasks(self) -> TaskStore:
+        """What is known of the controller's tasks."""

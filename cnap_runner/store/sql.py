@@ -10,15 +10,18 @@ from anyio import to_thread
 from typing_extensions import override
 
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.counts import Counts
 from cnap_runner.model.figures import Tally
+from cnap_runner.model.hold import Hold
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
-from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, Entry, IsAlive, Lease, NewRun, Store, TurnContext, Wish, WishKind
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
-from cnap_runner.store.transactions import agents, counting, journal, leases, ledger, managers, wishes
+from cnap_runner.store.sql_tasks import SqlTasks
+from cnap_runner.store.transactions import agents, counting, journal, leases, ledger, managers, waiting, wishes
 from cnap_runner.store.upgrade import upgrade
 
 BUSY_TIMEOUT = timedelta(seconds=10)
@@ -37,6 +40,7 @@ class SqlStore(Store):
         self._path = path
         self._busy_timeout = busy_timeout
         self._database = Database(path, busy_timeout=busy_timeout)
+        self._tasks = SqlTasks(self._database)
 
     @override
     async def open(self) -> None:
@@ -109,9 +113,11 @@ class SqlStore(Store):
     # --- runners ----------------------------------------------------------------------------------------------------
 
     @override
-    async def reserve_start(self, record: RunnerRecord, *, manager_id: str, max_containers: int) -> bool:
+    async def reserve_start(
+        self, record: RunnerRecord, *, manager_id: str, max_containers: int, is_alive: IsAlive | None = None
+    ) -> bool:
         return await self._database.write(
-            agents.reserve_start, record, manager_id=manager_id, max_containers=max_containers
+            places.reserve_start, record, manager_id=manager_id, max_containers=max_containers, is_alive=is_alive
         )
 
     @override
@@ -129,6 +135,56 @@ class SqlStore(Store):
     @override
     async def forgive(self, agent_id: str, *, at: datetime) -> bool:
         return await self._database.write(agents.forgive, agent_id, at=at)
+
+    # --- life cycle -------------------------------------------------------------------------------------------------
+
+    @override
+    async def list_kept(self, *, now: datetime, only_due: bool = False) -> list[KeptAgent]:
+        return await self._database.read(lives.list_kept, now=now, only_due=only_due)
+
+    @override
+    async def next_due(self) -> datetime | None:
+        return await self._database.read(lives.next_due)
+
+    @override
+    async def set_due(self, record: RunnerRecord, due_at: datetime | None) -> None:
+        await self._database.write_relaxed(lives.set_due, record, due_at)
+
+    @override
+    async def save_if_free(self, record: RunnerRecord, *, seen: RunnerRecord, manager_id: str, now: datetime) -> bool:
+        return await self._database.write_relaxed(lives.save_if_free, record, seen=seen, manager_id=manager_id, now=now)
+
+    @override
+    async def count_statuses(self) -> dict[RunnerStatus, int]:
+        return await self._database.read(lives.count_statuses)
+
+    @override
+    async def put_hold(self, hold: Hold, *, at: datetime) -> None:
+        await self._database.write(holds.put, hold, at=at)
+
+    @override
+    async def drop_hold(self, agent_id: str, owner: str, *, at: datetime) -> bool:
+        return await self._database.write(holds.drop, agent_id, owner, at=at)
+
+    @override
+    async def list_holds(self, *, at: datetime) -> list[Hold]:
+        return await self._database.read(holds.list_valid, at=at)
+
+    @override
+    async def drop_ended_holds(self, *, at: datetime) -> list[Hold]:
+        return await self._database.write_relaxed(holds.drop_over, at=at)
+
+    @override
+    async def claim_keeper(self, manager_id: str, is_alive: IsAlive) -> bool:
+        return await self._database.write_relaxed(keepers.claim, manager_id, is_alive)
+
+    @override
+    async def find_keeper(self, is_alive: IsAlive) -> str | None:
+        return await self._database.read(keepers.find, is_alive)
+
+    @override
+    async def retire_keeper(self, manager_id: str) -> bool:
+        return await self._database.write_relaxed(keepers.retire, manager_id)
 
     # --- leases and wishes ------------------------------------------------------------------------------------------
 
@@ -244,6 +300,32 @@ class SqlStore(Store):
     async def set_session(self, agent_id: str, task_id: str, session_id: str | None) -> None:
         await self._database.write_relaxed(agents.set_session, agent_id, task_id, session_id)
 
+    # --- pending answers --------------------------------------------------------------------------------------------
+
+    @override
+    async def add_pending(self, pending: PendingAnswer) -> PendingAnswer:
+        return await self._database.write_relaxed(waiting.add, pending)
+
+    @override
+    async def get_pending(self, request_id: str) -> PendingAnswer | None:
+        return await self._database.read(waiting.get, request_id)
+
+    @override
+    async def list_pending(self, agent_id: str | None = None) -> list[PendingAnswer]:
+        return await self._database.read(waiting.list_all, agent_id)
+
+    @override
+    async def count_pending(self) -> dict[str, int]:
+        return await self._database.read(waiting.count)
+
+    @override
+    async def drop_pending(self, request_id: str) -> None:
+        await self._database.write_relaxed(waiting.drop, request_id)
+
+    @override
+    async def drop_pending_of(self, agent_id: str, run_id: str) -> None:
+        await self._database.write_relaxed(waiting.drop_of_run, agent_id, run_id)
+
     # --- decision log -----------------------------------------------------------------------------------------------
 
     @override
@@ -275,3 +357,10 @@ class SqlStore(Store):
     @override
     def tally_blocking(self) -> Tally:
         return self._database.read_blocking(counting.tally)
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    @property
+    @override
+    def tasks(self) -> SqlTasks:
+        return self._tasks

@@ -1,0 +1,86 @@
+"""What an agent's rules say about what it asks."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cnap_runner.model.agent import Answers
+from cnap_runner.model.answers import AnswerKind, PendingAnswer, is_match, reply_to_permission, reply_to_question
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("rules", "permission", "patterns", "reply"),
+    [
+        ({}, "bash", ["ls"], "ask"),
+        ({"bash": "allow"}, "bash", ["ls"], "allow"),
+        ({"bash": "allow"}, "edit", ["a.txt"], "ask"),
+        ({"*": "reject", "bash": "allow"}, "bash", ["ls"], "allow"),
+        ({"bash": "allow", "*": "reject"}, "bash", ["ls"], "reject"),
+        ({"bash": "allow", "bash:git push *": "ask"}, "bash", ["git push origin"], "ask"),
+        ({"bash": "allow", "bash:git push *": "ask"}, "bash", ["git push"], "ask"),
+        ({"bash": "allow", "bash:git push *": "ask"}, "bash", ["git pushes"], "allow"),
+        ({"bash": "allow", "bash:rm *": "reject"}, "bash", ["ls", "rm -rf x"], "reject"),
+        ({"bash": "allow", "bash:git *": "ask"}, "bash", ["ls", "git log"], "ask"),
+        ({"bash:git *": "ask", "bash:rm *": "reject"}, "bash", ["git log", "rm x"], "reject"),
+        ({"docs_*": "allow"}, "docs_search", ["*"], "allow"),
+        ({"bash": "allow"}, "bash", [], "allow"),
+    ],
+)
+def test_the_last_rule_that_matches_decides_and_the_strictest_subject_counts(
+    rules: dict[str, str], permission: str, patterns: list[str], reply: str
+) -> None:
+    """Order decides between rules; of several subjects one that is rejected or asked decides for all."""
+    answers = Answers.parse({"permissions": rules})
+    assert reply_to_permission(answers, permission, patterns) == reply
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "is_matched"),
+    [
+        ("a/b/c.env", "*.env", True),
+        ("a\nb", "a*b", True),
+        ("a[1].txt", "a[1].txt", True),
+        ("a1.txt", "a[1].txt", False),
+        ("a.b", "a?b", True),
+        ("axb", "a.b", False),
+        ("c:\\x", "c:/x", True),
+        ("ls", "ls *", True),
+        ("", "*", True),
+    ],
+)
+def test_patterns_are_opencodes(text: str, pattern: str, *, is_matched: bool) -> None:
+    """Stars and question marks match anything, line ends too; nothing else is special."""
+    assert is_match(text, pattern) is is_matched
+
+
+def test_no_text_makes_a_pattern_search_for_ever() -> None:
+    """What an agent asks for is its own to choose; a pattern of many stars must not hang on it."""
+    began = time.process_time()
+    assert not is_match("a" * 100_000 + "!", "*a" * 20 + "*b")
+    assert time.process_time() - began < 5
+
+
+def test_a_question_has_an_answer_or_is_asked_or_rejected() -> None:
+    """Left out, questions are rejected."""
+    assert [reply_to_question(Answers(questions=text)) for text in (None, "ask", "reject", "Take the first.")] == [
+        "reject",
+        "ask",
+        "reject",
+        "Take the first.",
+    ]
+
+
+def test_what_waits_is_told_in_a_line() -> None:
+    """A permission by its name and subjects, questions by their words."""
+    some = {"request_id": "r", "agent_id": "a", "run_id": "r", "instance_id": "i"}
+    when = {"asked_at": NOW, "deadline_at": NOW + timedelta(minutes=5)}
+    permission = PendingAnswer(
+        **some, kind=AnswerKind.PERMISSION, asked={"permission": "bash", "patterns": ["ls", "rm x"]}, **when
+    )
+    question = PendingAnswer(
+        **some, kind=AnswerKind.QUESTION, asked={"questions": [{"question": "Red?"}, {"question": "Blue?"}]}, **when
+    )
+    assert (permission.text, question.text) == ("bash: ls, rm x", "Red? / Blue?")
