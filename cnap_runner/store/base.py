@@ -16,7 +16,7 @@ what became of it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -30,6 +30,7 @@ from cnap_runner.model.hold import Hold
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.store.specs import StoredSpec
 from cnap_runner.store.tasks import TaskStore
 
 IsAlive = Callable[[str], bool]
@@ -61,7 +62,7 @@ class Wish:
 class AgentRow:
     """An agent as the store knows it."""
 
-    spec: AgentSpec
+    stored: StoredSpec
     runner: RunnerRecord
     created_at: datetime
     updated_at: datetime
@@ -72,6 +73,21 @@ class AgentRow:
     """Since when nothing is started for it, because its instances crash again and again; None: it may be started."""
     forgiven_at: datetime | None = None
     """Crashes before this moment do not count."""
+
+    @property
+    def agent_id(self) -> str:
+        """The agent's id."""
+        return self.runner.agent_id
+
+    @property
+    def spec(self) -> AgentSpec:
+        """What is wanted of the agent; read when it is first looked into."""
+        return self.stored.spec
+
+    @property
+    def model(self) -> str:
+        """The agent's model, without reading the rest of its spec."""
+        return self.stored.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +206,10 @@ class Store(ABC):
     @abstractmethod
     async def list_agents(self) -> list[AgentRow]:
         """Return all agents that are not deleted, by id."""
+
+    @abstractmethod
+    async def list_runners(self, statuses: Collection[RunnerStatus]) -> list[RunnerRecord]:
+        """Return the runners' records of the agents that are not deleted and have one of these statuses, by agent's id."""
 
     @abstractmethod
     async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:

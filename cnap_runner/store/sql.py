@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -93,6 +93,10 @@ class SqlStore(Store):
     @override
     async def list_agents(self) -> list[AgentRow]:
         return await self._database.read(agents.list_known)
+
+    @override
+    async def list_runners(self, statuses: Collection[RunnerStatus]) -> list[RunnerRecord]:
+        return await self._database.read(agents.list_runners, statuses)
 
     @override
     async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
