@@ -203,17 +203,15 @@ class Instances:
     async def end_abandoned(self) -> None:
         """End what a manager that was killed had begun to start or stop: it would take a place for ever."""
         install = self._install
-        for row in await install.store.list_agents():
-            agent_id, status = row.spec.agent_id, row.runner.status
-            if status not in {RunnerStatus.STARTING, RunnerStatus.STOPPING}:
-                continue
+        for seen in await install.store.list_runners({RunnerStatus.STARTING, RunnerStatus.STOPPING}):
+            agent_id, status = seen.agent_id, seen.status
             if not await install.store.acquire_lease(
                 agent_id, install.manager_id, "clean-up", at=install.now(), is_alive=install.is_alive
             ):
                 continue
             try:
                 record = (await install.store.get_agent(agent_id)).runner
-                if record.status is status and record.instance_id == row.runner.instance_id:
+                if record.status is status and record.instance_id == seen.instance_id:
                     await self.remove_all(agent_id)
                     reason = f"its manager ended while it was {status}"
                     await install.save_runner(record.failed(reason=reason, at=install.now()).removed())

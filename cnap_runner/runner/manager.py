@@ -28,7 +28,7 @@ from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.deleting import delete_agent, purge
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import told
-from cnap_runner.runner.parts import Parts
+from cnap_runner.runner.parts import UNFINISHED, Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.secrecy.keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
@@ -269,10 +269,10 @@ class RunnerManager:
 
     # --- runs -----------------------------------------------------------------------------------------------------------
 
-    async def list_runs(self, agent_id: str | None = None) -> list[RunRecord]:
-        """Return ledger entries, newest first; at most 1,000."""
-        parts = self._usable()
-        return await parts.install.store.list_runs(None if agent_id is None else check_id(agent_id))
+    async def list_runs(self, agent_id: str | None = None, *, is_unfinished: bool = False) -> list[RunRecord]:
+        """Return ledger entries, newest first; at most 1,000. ``is_unfinished``: only those that have not ended."""
+        store, wanted = self._usable().install.store, None if agent_id is None else check_id(agent_id)
+        return await store.list_runs(wanted, states=UNFINISHED if is_unfinished else None)
 
     async def get_run(self, run_id: str) -> RunRecord:
         """Return one ledger entry; raises `RunNotFound`."""

@@ -41,7 +41,12 @@ class Runner:
     @property
     def agent_id(self) -> str:
         """The agent's id."""
-        return self._row.spec.agent_id
+        return self._row.agent_id
+
+    @property
+    def model(self) -> str:
+        """The agent's own model, as in `spec`; costs less than reading all of it."""
+        return self._row.model
 
     @property
     def spec(self) -> AgentSpec:

@@ -56,8 +56,7 @@ class Watch:
 
     async def compare(self) -> None:
         """Find recorded instances that are not live any more. The records are read first: what they name was there by then."""
-        rows = await self._install.store.list_agents()
-        expected = [row.runner for row in rows if row.runner.status in _SHOULD_LIVE]
+        expected = await self._install.store.list_runners(_SHOULD_LIVE)
         if not expected:
             return
         seen = {o.ref.instance_id: o for o in await self._install.backend.list_instances(self._install.install_id)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +16,7 @@ from cnap_runner.model.instance import Limits
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, Lease, Wish, WishKind
+from cnap_runner.store.specs import StoredSpec
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -49,12 +49,6 @@ def spec_to_text(spec: AgentSpec) -> str:
         return to_json(spec.model_dump(by_alias=True, exclude_unset=True), timedelta_mode="float").decode()
     except PydanticSerializationError as error:
         raise InvalidInput(f"agent {spec.agent_id}: its settings hold something JSON cannot ({error}).") from None
-
-
-@lru_cache(maxsize=128)
-def spec_from_text(text: str) -> AgentSpec:
-    """The spec that `spec_to_text` wrote. The same for the same text: it is frozen, and each turn begins with reading it."""
-    return AgentSpec.model_validate_json(text)
 
 
 def result_to_text(result: RunResult) -> str:
@@ -114,7 +108,7 @@ def runner_from_row(row: Row) -> RunnerRecord:
 def agent_from_row(row: Row) -> AgentRow:
     """A row of ``agents``."""
     return AgentRow(
-        spec=spec_from_text(row.spec),
+        stored=StoredSpec(row.spec),
         runner=runner_from_row(row),
         created_at=from_micros(row.created_at),
         updated_at=from_micros(row.updated_at),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -62,6 +63,12 @@ def get(tx: sa.Connection, agent_id: str) -> AgentRow:
 def list_known(tx: sa.Connection) -> list[AgentRow]:
     """All agents that are not deleted, by id."""
     return [agent_from_row(row) for row in tx.execute(_ALL_KNOWN)]
+
+
+def list_runners(tx: sa.Connection, statuses: Collection[RunnerStatus]) -> list[RunnerRecord]:
+    """The runners' records of agents that are not deleted, of some statuses, by id."""
+    query = _ALL_KNOWN.where(agents.c.status.in_(sorted(statuses)))
+    return [runner_from_row(row) for row in tx.execute(query)]
 
 
 def list_deleted(tx: sa.Connection) -> list[AgentRow]:
