@@ -24,8 +24,8 @@ from enum import StrEnum
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.counts import Counts
-from cnap_runner.model.figures import Tally
 from cnap_runner.model.decisions.life import Standing
+from cnap_runner.model.figures import Tally
 from cnap_runner.model.hold import Hold
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState

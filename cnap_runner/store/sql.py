@@ -17,11 +17,35 @@ from cnap_runner.model.hold import Hold
 from cnap_runner.model.journal import Decision, DecisionKind
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.store.base import AgentRow, Entry, IsAlive, Lease, NewRun, Store, TurnContext, Wish, WishKind
+from cnap_runner.store.base import (
+    AgentRow,
+    Entry,
+    IsAlive,
+    KeptAgent,
+    Lease,
+    NewRun,
+    Store,
+    TurnContext,
+    Wish,
+    WishKind,
+)
 from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
 from cnap_runner.store.sql_tasks import SqlTasks
-from cnap_runner.store.transactions import agents, counting, journal, leases, ledger, managers, waiting, wishes
+from cnap_runner.store.transactions import (
+    agents,
+    counting,
+    holds,
+    journal,
+    keepers,
+    leases,
+    ledger,
+    lives,
+    managers,
+    places,
+    waiting,
+    wishes,
+)
 from cnap_runner.store.upgrade import upgrade
 
 BUSY_TIMEOUT = timedelta(seconds=10)
