@@ -32,6 +32,8 @@ class Counter:
     labels: tuple[str, ...] = ()
     per_unit: int = 1
     """How many are counted for one of what is shown: 1,000,000 for a sum of money, which is kept in millionths."""
+    known: tuple[str, ...] = ()
+    """Values of its only label that are there from the beginning, with 0."""
 
     def key(self, *values: str) -> str:
         """Give the key of a count, one value for each label."""
@@ -41,7 +43,7 @@ class Counter:
 
     def in_counts(self, counts: Counts) -> dict[tuple[str, ...], float]:
         """Find what was counted, by the labels' values. One without labels is there from the beginning, with 0."""
-        found: dict[tuple[str, ...], float] = {} if self.labels else {(): 0.0}
+        found: dict[tuple[str, ...], float] = {(value,): 0.0 for value in self.known} if self.labels else {(): 0.0}
         for key, value in counts.items():
             name, *values = key.split(_BETWEEN)
             if name == self.name and len(values) == len(self.labels):
@@ -97,7 +99,7 @@ class Spread:
 _SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _LONG = (*_SECONDS, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 
-RUNS = Counter("runs", "Runs that ended, by outcome.", ("outcome",))
+RUNS = Counter("runs", "Runs that ended, by outcome.", ("outcome",), known=tuple(Outcome))
 TOKENS = Counter("tokens", "Tokens of runs, as OpenCode counts them.", ("provider", "model", "kind"))
 COST = Counter(
     "cost_dollars", "Cost of runs as OpenCode counts it; 0 where it knows no price.", ("provider", "model"), 1_000_000

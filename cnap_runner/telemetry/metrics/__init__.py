@@ -1,0 +1,1 @@
+"""Metrics: counting what a manager sees (`recorder`), and showing an install's figures to Prometheus (`exposition`, `server`)."""
