@@ -2,7 +2,7 @@
 
 From weak to strong: the template (the files in ``configs/opencode/``), `Settings.opencode`, `AgentSpec.mcp`, `AgentSpec.opencode`. A
 mapping is merged key by key, everything else is replaced, as OpenCode itself does; an MCP server of `AgentSpec.mcp` replaces one of its
-name whole. What we do not know is passed on untouched.
+name whole. Last come the agent's rules for permissions and questions (`AgentSpec.answers`). What we do not know is passed on untouched.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.instance import Layout
+from cnap_runner.runner.provisioning.permissions import with_permissions
 from cnap_runner.settings import Settings
 
 FOLDER = "opencode"
@@ -63,7 +64,7 @@ def configuration(
         merged["provider"] = {name: _with_base_url(provider) for name, provider in providers.items()}
     if servers := mapping(merged.get("mcp")):
         merged["mcp"] = {name: _without_password(server) for name, server in servers.items()}
-    return merged
+    return with_permissions(merged, spec.answers)
 
 
 def config_file(spec: AgentSpec) -> str:

@@ -79,7 +79,8 @@ def provision(
         if name is not None and "apiKey" not in _options(config, provider):
             _set_key(config, provider, reference(name, f"provider.{provider}"))
     config = _without_literals(config, secrets, layout)
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    # Its keys keep their order: it is that of the rules for permissions.
+    text = json.dumps(config, indent=2, ensure_ascii=False)
     files = {**_own_files(spec), config_file(spec): text, _SHELL_FILE: _SHELL_WORDS, **surrounding_files(settings)}
     return Provision(files=files, secrets=secrets)
 
@@ -166,7 +167,8 @@ def settings_hash(spec: AgentSpec, *, template: Mapping[str, Any], layout: Layou
     """
     config = configuration(spec, template=template, settings=settings, layout=layout)
     author = [settings.git_name, settings.git_email]
-    return _hash([config, spec.opencode_files, spec.secrets, providers_of(config, spec), author])
+    rules = json.dumps(config.get("permission"))  # in order, which a hash of mappings does not see
+    return _hash([config, rules, spec.opencode_files, spec.secrets, providers_of(config, spec), author])
 
 
 def check_keys_stay(before: str, after: Provision, *, spec: AgentSpec, layout: Layout) -> None:

@@ -27,7 +27,7 @@ from cnap_runner.secrets.base import SecretSource, SecretStore
 from cnap_runner.settings import Settings
 
 LAYOUT = Layout(workspace="/workspace", state="/s", home="/h", settings="/settings", secrets="/run/secrets")
-TEMPLATE = {"permission": "allow", "tools": {"question": False}}
+TEMPLATE = {"permission": "allow", "watcher": {"follow": False}}
 
 
 def spec(**fields: Any) -> AgentSpec:
@@ -59,9 +59,8 @@ def render(
 
 def test_the_agents_own_settings_win_over_the_template_key_by_key() -> None:
     """A nested key is replaced, its neighbours stay."""
-    config = json.loads(render(spec(opencode={"tools": {"bash": False}})).config)
-    assert config["tools"] == {"question": False, "bash": False}
-    assert config["permission"] == "allow"
+    config = json.loads(render(spec(opencode={"watcher": {"ignore": ["*.log"]}})).config)
+    assert config["watcher"] == {"follow": False, "ignore": ["*.log"]}
     assert config["model"] == "anthropic/claude"
 
 
