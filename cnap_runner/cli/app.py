@@ -20,6 +20,7 @@ from cnap_runner.cli import (
     logs,
     mcp,
     purge,
+    recover,
     run,
     runs,
     secret,
@@ -92,6 +93,7 @@ app.command(cls=Command, rich_help_panel=_AGENTS)(logs.logs)
 app.command(cls=Command, rich_help_panel=_AGENTS, context_settings={"ignore_unknown_options": True})(shell.shell)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.start)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.stop)
+app.command(cls=Command, rich_help_panel=_AGENTS)(recover.recover)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.rm)
 app.command(cls=Command, rich_help_panel=_AGENTS)(apply.apply)
 app.add_typer(agent.app, name="agent", rich_help_panel=_AGENTS)

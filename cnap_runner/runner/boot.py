@@ -16,6 +16,7 @@ from cnap_runner.backends.base import OnAddress
 from cnap_runner.errors import (
     InstanceExited,
     InstanceStartFailed,
+    OutOfMemory,
     RunnerError,
     ServerNotReady,
     UnsupportedServerVersion,
@@ -40,6 +41,7 @@ class Life:
 
     died: anyio.Event = field(default_factory=anyio.Event)
     reason: str = ""
+    is_out_of_memory: bool = False
     is_frozen: bool = False
     """Whoever froze it may have been killed before thawing it."""
 
@@ -110,7 +112,9 @@ class Booter:
         except (InstanceExited, ServerNotReady) as error:
             how = f" ({life.reason})" if life.reason else ""
             words = await self._last_words(wanted)
-            raise type(error)(f"{error.message}{how}{words}", hint=error.hint) from error
+            kind = OutOfMemory if life.is_out_of_memory else type(error)
+            hint = None if life.is_out_of_memory else error.hint
+            raise kind(f"{error.message}{how}{words}", hint=hint) from error
         except UnsupportedServerVersion as error:
             if wanted.image != install.settings.image and wanted.kit is None:
                 error.hint = (

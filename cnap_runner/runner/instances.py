@@ -38,6 +38,7 @@ from cnap_runner.runner.provisioning.planning import Plan, Planner
 from cnap_runner.runner.provisioning.settings_folder import written_at
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.reach import Reach
+from cnap_runner.runner.recovery.starting import PatientStart
 from cnap_runner.runner.secrecy.known import KnownSecrets
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import seed_at_start
@@ -63,14 +64,16 @@ class Instances:
         self.known_secrets = KnownSecrets(install, self.planner)
         self._live: dict[str, LiveInstance] = {}
         self._starting: dict[str, Life] = {}
+        self._patient = PatientStart(install, self._start)
 
-    def note_death(self, instance_id: str, reason: str) -> None:
+    def note_death(self, instance_id: str, reason: str, *, is_out_of_memory: bool = False) -> None:
         """Tell whoever talks to this instance, or starts it, that it ended."""
         lives = [live.life for live in self._live.values() if live.ref.instance_id == instance_id]
         if instance_id in self._starting:
             lives.append(self._starting[instance_id])
         for life in lives:
             life.reason = life.reason or reason
+            life.is_out_of_memory = life.is_out_of_memory or is_out_of_memory
             life.died.set()
 
     def note_freeze(self, instance_id: str, *, is_frozen: bool) -> None:
@@ -84,9 +87,10 @@ class Instances:
         return self._live.get(agent_id)
 
     async def ensure(self, row: AgentRow) -> tuple[LiveInstance, RunnerRecord]:
-        """Give a ready instance that fits the agent's spec, and the runner's record as it then is."""
+        """Give a ready instance that fits the agent's spec, and the runner's record as it then is. A start is tried as often as the settings
+        say; raises `CrashLooping` where the agent's instances crash again and again, else the error of the last try."""
         live, record = await self.catch_up(row)
-        return (live, record) if live is not None else await self._start(row.spec, record)
+        return (live, record) if live is not None else await self._patient.start(row, record)
 
     async def catch_up(self, row: AgentRow, *, is_rotation: bool = False) -> tuple[LiveInstance | None, RunnerRecord]:
         """Bring the present instance up to date with the agent's spec; None where there is none, or only a new one can be: then the

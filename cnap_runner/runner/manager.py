@@ -30,6 +30,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import told
 from cnap_runner.runner.parts import UNFINISHED, Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
+from cnap_runner.runner.recovery.recovering import recover_agent
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.secrecy.keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
 from cnap_runner.runner.secrecy.literals import keep_spec, take_literals
@@ -154,6 +155,18 @@ class RunnerManager:
         async with parts.emptied(row.spec.agent_id, WishKind.STOP):
             row = await parts.install.store.get_agent(agent_id)
             await parts.instances.end(row.runner, reason="it was asked to stop")
+
+    async def recover_runner(self, agent_id: str) -> Runner:
+        """Bring an agent to a ready instance, from whatever state; workspace and sessions stay. Idempotent; one that is well is left alone.
+
+        A crash loop is forgiven, runs that a dead manager left are settled, and an instance that does not answer is replaced. While
+        somebody living drives a turn, that goes on and nothing else is done. Raises as `start_runner` does.
+        """
+        parts = self._usable()
+        await parts.install.store.get_agent(check_id(agent_id))
+        await parts.runs.note_use(agent_id)
+        await recover_agent(parts, agent_id)
+        return await self.get_runner(agent_id)
 
     async def delete_runner(self, agent_id: str, delete_workspace: bool = False) -> None:  # noqa: FBT001, FBT002
         """Stop and remove the agent's instance and forget the agent. An unknown id is no error.
@@ -298,10 +311,6 @@ class RunnerManager:
         """Not built yet."""
         _refuse("pause_runner", agent_id)
 
-    async def recover_runner(self, agent_id: str) -> NoReturn:
-        """Not built yet; a run starts a failed runner's instance anew by itself."""
-        _refuse("recover_runner", agent_id)
-
     async def hold(self, agent_id: str, owner: str, until: datetime) -> NoReturn:
         """Not built yet."""
         _refuse("hold", agent_id, owner, until)
@@ -315,6 +324,11 @@ class RunnerManager:
         _refuse("stats")
 
     # --- inside ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> Parts:
+        """What the manager is made of, for the layers above that work with the same store; not for callers. Raises `ManagerUnusable`."""
+        return self._usable()
 
     def _usable(self) -> Parts:
         if os.getpid() != self._pid:

@@ -92,7 +92,7 @@ class Watch:
         known = self._install.known.get(agent_id)
         if known is not None and known.instance_id == instance_id and known.status in _CAN_DIE:
             self._install.known.see(known.failed(reason=reason, at=at))
-        self._instances.note_death(instance_id, reason)
+        self._instances.note_death(instance_id, reason, is_out_of_memory=death.is_oom_killed)
         self._active.instance_died(instance_id, reason)
         if await self._install.store.note_death(agent_id, instance_id, reason=reason, at=at):
             await self._look(agent_id)

@@ -42,7 +42,8 @@ class House:
 
     def manager(self, *, is_observer: bool = False, **settings: Any) -> RunnerManager:
         """A manager of this install, in its own right: with its own lock and its own connections."""
-        quick = {"start_timeout": 5, "health_timeout": 5, "stall_timeout": 1, "not_started_after": 2, **settings}
+        quick: dict[str, Any] = {"start_timeout": 5, "health_timeout": 5, "stall_timeout": 1, "not_started_after": 2}
+        quick |= {"retry_backoff": 0.01, "retry_backoff_max": 0.02, **settings}
         return RunnerManager(Settings(data_dir=self.data_dir, **quick), is_observer=is_observer)
 
     async def kill(self, agent_id: str = "alice") -> None:

@@ -487,7 +487,6 @@ async def test_a_manager_refuses_to_work_in_a_forked_child(
     ("name", "arguments"),
     [
         ("pause_runner", ("alice",)),
-        ("recover_runner", ("alice",)),
         ("hold", ("alice", "me", datetime.now(UTC))),
         ("release", ("alice", "me")),
         ("stats", ()),
