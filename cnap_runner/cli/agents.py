@@ -73,18 +73,20 @@ async def _ps(settings: Settings, is_json: bool, is_watching: bool, _: Interrupt
 
 async def agent_lines(manager: RunnerManager) -> list[AgentLine]:
     """Look at all agents and what they do now."""
-    unfinished = [run for run in await manager.list_runs() if run.state != "ended"]
-    return [_line(runner, unfinished) for runner in await manager.list_runners()]
+    unfinished: dict[str, list[RunRecord]] = {}
+    for run in reversed(await manager.list_runs(is_unfinished=True)):
+        unfinished.setdefault(run.agent_id, []).append(run)
+    return [_line(runner, unfinished.get(runner.agent_id, [])) for runner in await manager.list_runners()]
 
 
-def _line(runner: Runner, unfinished: list[RunRecord]) -> AgentLine:
+def _line(runner: Runner, own: list[RunRecord]) -> AgentLine:
+    """Describe one agent; ``own`` are its unfinished runs, in the order of its queue."""
     record = runner.record
-    own = sorted((run for run in unfinished if run.agent_id == runner.agent_id), key=lambda run: run.place)
     current = next((run for run in own if run.state != "queued"), None)
     return AgentLine(
         agent_id=runner.agent_id,
         status=str(record.status),
-        model=runner.spec.model,
+        model=runner.model,
         since=record.changed_at,
         current_run=current.run_id if current else None,
         current_task=current.task_id if current else None,

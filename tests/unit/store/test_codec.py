@@ -13,10 +13,10 @@ from cnap_runner.store.codec import (
     from_micros,
     result_from_text,
     result_to_text,
-    spec_from_text,
     spec_to_text,
     to_micros,
 )
+from cnap_runner.store.specs import spec_from_text
 
 TOKYO = timezone(timedelta(hours=9))
 moments = st.integers(1, 250_000_000_000_000_000).map(lambda micros: from_micros(micros).astimezone(TOKYO))
