@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 
@@ -22,6 +22,7 @@ from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
 from cnap_runner.runner.install import Install, load_key
 from cnap_runner.runner.known import KnownRunners
+from cnap_runner.runner.metering.exposure import Exposure
 from cnap_runner.runner.provisioning.configuration import mapping
 from cnap_runner.runner.workspaces.folders import folder_error
 from cnap_runner.secrets.base import SecretStore
@@ -30,9 +31,12 @@ from cnap_runner.secrets.files import FileSource
 from cnap_runner.secrets.keyring import KeyringSource
 from cnap_runner.secrets.vault import Vault
 from cnap_runner.settings import Settings
-from cnap_runner.store.presence import InstallLock, ManagerLock, liveness, remove_dead_files
+from cnap_runner.store.presence import InstallLock, ManagerLock, MetricsLock, liveness, remove_dead_files
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 INSTALL_ID = "install.id"
 """The install's id as plain text, so that what it made can be found and removed without its database."""
@@ -45,22 +49,32 @@ class RunnerManager(manager.RunnerManager):
     """Drives the agents of an install: one long-lived OpenCode container each.
 
     ``settings`` default to those of the environment. An ``is_observer`` only looks and changes what it is told to; it does not finish
-    what dead managers left. ``redactor`` learns the secrets that this manager comes to know: give the one that your logs pass.
+    what dead managers left. ``redactor`` learns the secrets that this manager comes to know: give the one that your logs pass. The
+    install's metrics are shown in ``registry`` while the manager is open; ``metrics_port`` serves them, in a registry of their own where
+    none is given. A registry takes one manager.
     """
 
     def __init__(
-        self, settings: Settings | None = None, *, is_observer: bool = False, redactor: Redactor | None = None
+        self,
+        settings: Settings | None = None,
+        *,
+        is_observer: bool = False,
+        redactor: Redactor | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        exposure = make_exposure(self.settings, registry, is_observer=is_observer)
         super().__init__(
-            lambda: open_install(self.settings, redactor),
+            lambda: open_install(self.settings, redactor, exposure),
             lambda: load_template(self.settings.data_dir),
             is_observer=is_observer,
         )
 
 
 @asynccontextmanager
-async def open_install(settings: Settings, redactor: Redactor | None = None) -> AsyncIterator[Install]:
+async def open_install(
+    settings: Settings, redactor: Redactor | None = None, exposure: Exposure | None = None
+) -> AsyncIterator[Install]:
     """Open the data folder as one more manager of its install; make it at the first time."""
     data_dir = settings.data_dir
     await anyio.to_thread.run_sync(_make_data_dir, data_dir)
@@ -92,6 +106,7 @@ async def open_install(settings: Settings, redactor: Redactor | None = None) -> 
                 lock=lambda: InstallLock(data_dir),
                 kit_for=partial(_kit_for, own_image=settings.image),
                 has_image=_has_image,
+                exposure=exposure,
             )
             yield install
     finally:
@@ -137,6 +152,16 @@ def _has_image(image: str) -> bool:
             return find_image(engine, image) is not None
     except RunnerError:
         return True  # what cannot be asked now is found at the start
+
+
+def make_exposure(
+    settings: Settings, registry: CollectorRegistry | None = None, *, is_observer: bool = False
+) -> Exposure | None:
+    """Tell where a manager shows the install's figures; None: nowhere. One that only looks serves nothing: it is gone in a moment."""
+    port = None if is_observer else settings.metrics_port
+    if registry is None and port is None:
+        return None
+    return Exposure(registry, port, right_to_serve=lambda: MetricsLock(settings.data_dir))
 
 
 def make_secrets(settings: Settings, key: bytes) -> SecretStore:

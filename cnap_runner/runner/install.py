@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.known import KnownRunners
+from cnap_runner.runner.metering.exposure import Exposure
 from cnap_runner.secrets.base import SecretStore
 from cnap_runner.settings import Settings
 from cnap_runner.store.base import Store
+from cnap_runner.telemetry.metrics.recorder import Metrics
 from cnap_runner.telemetry.redaction import Redactor
 
 KEY_BYTES = 32
@@ -68,6 +70,10 @@ class Install:
     has_image: Callable[[str], bool] = _has_any_image
     """Whether the engine has an image, as far as it can be asked. Blocks; raises nothing."""
     now: Callable[[], datetime] = utc_now
+    metrics: Metrics = field(default_factory=Metrics)
+    """Counts what this manager sees, at next to no cost; `runner.metering` stores it."""
+    exposure: Exposure | None = None
+    """Where the install's figures are shown; None: nowhere."""
 
     async def save_runner(self, record: RunnerRecord) -> None:
         """Write a runner's record. This manager holds the agent's lease."""

@@ -16,6 +16,7 @@ from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InvalidInput, ManagerUnusable, NotSupportedYet
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
+from cnap_runner.model.figures import MetricsSnapshot
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.journal import Decision
@@ -300,6 +301,10 @@ class RunnerManager:
     async def explain(self, agent_id: str, *, limit: int = 100) -> list[Decision]:
         """Tell what was decided about an agent, as `Runner.explain`; a deleted one's log is kept."""
         return await told(self._usable().install, check_id(agent_id), limit=limit)
+
+    async def metrics(self) -> MetricsSnapshot:
+        """Return FR-010's counters over the install's life, whoever did it. docs/operations/metrics.md tells how to watch them."""
+        return await self._usable().metering.snapshot()
 
     async def check_engine(self) -> EngineInfo:
         """Ask the engine who it is; raises `EngineUnavailable` and its like."""

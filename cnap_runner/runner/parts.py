@@ -16,6 +16,7 @@ from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.metering.metering import Metering
 from cnap_runner.runner.provisioning.changes import is_behind
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.secrecy.errors import redacted_errors
@@ -49,6 +50,7 @@ class Parts:
         self._quota = Quota(install, self.active, tasks, self._stop_instance)
         self.runs = Runs(install, self.instances, self.active, self._quota)
         self._watch = Watch(install, self.instances, self.active)
+        self.metering = Metering(install, self._quota.measured)
 
     async def begin(self, *, is_observer: bool) -> None:
         """Compare what is recorded with what is there, then watch; settle in the background what dead managers left.
@@ -66,6 +68,10 @@ class Parts:
         self.tasks.start_soon(self._keep, "wishes", self.runs.hear_wishes)
         self.tasks.start_soon(self._keep, "reach", Reach(install).stand_watch)
         self.tasks.start_soon(self._keep, "quota", self._quota.watch)
+        self.tasks.start_soon(self._keep, "metering", self.metering.store_regularly)
+        if install.exposure is not None:
+            await self.tasks.start(self.metering.show, install.exposure)
+            self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)
         if not is_observer:
             abandoned = {
                 run.agent_id
@@ -91,6 +97,7 @@ class Parts:
                     for agent_id in self.runs.used:
                         stops.start_soon(self._stop_unused, agent_id, limiter)
             await install.store.sign_off(install.manager_id, install.is_alive)
+            await self.metering.store()
         finally:
             await self.instances.aclose()
 

@@ -28,6 +28,7 @@ from cnap_runner.errors import StoreBusy, StoreError
 
 MANAGERS_FOLDER = "managers"
 INSTALL_LOCK = "install.lock"
+METRICS_LOCK = "metrics.lock"
 
 _FIRST_PAUSE = timedelta(milliseconds=5)
 _LONGEST_PAUSE = timedelta(milliseconds=100)
@@ -121,6 +122,13 @@ class InstallLock(_FileLock):
 
     def __init__(self, data_dir: Path, *, time_limit: timedelta = timedelta(seconds=60)) -> None:
         super().__init__(data_dir / INSTALL_LOCK, time_limit=time_limit)
+
+
+class MetricsLock(_FileLock):
+    """Held by the manager that serves the install's metrics. Raises `StoreBusy` at once while another one does."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir / MANAGERS_FOLDER / METRICS_LOCK, time_limit=timedelta(0))
 
 
 class ManagerLock(_FileLock):

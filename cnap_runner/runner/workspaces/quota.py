@@ -19,7 +19,15 @@ from anyio.abc import TaskGroup
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import QuotaExceeded, RunnerError
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.decisions.disk import MIB, DiskFinding, DiskLimits, is_growing, judge_disk, pause_between_measurements
+from cnap_runner.model.decisions.disk import (
+    MIB,
+    DiskFinding,
+    DiskLimits,
+    is_growing,
+    judge_disk,
+    pause_between_measurements,
+)
+from cnap_runner.model.figures import DiskMeasured
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
@@ -227,6 +235,14 @@ class Quota:
         await self._look(at_most_old=0)
         after = agent.use.total if agent.use else 0
         return is_growing(before, after) and self._judge(agent) is not DiskFinding.FINE
+
+    def measured(self) -> list[DiskMeasured]:
+        """Tell what the agents' files took when they were measured last, as far as they were."""
+        return [
+            DiskMeasured(agent_id, agent.use.total, agent.limits.quota)
+            for agent_id, agent in sorted(self._agents.items())
+            if agent.use is not None and agent.limits is not None
+        ]
 
     # --- looking --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,144 @@
+"""The metrics of one manager: what it counted goes to the store, and what the install looks like is shown where that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+
+from cnap_runner.errors import RunnerError, StoreBusy, StoreError
+from cnap_runner.model.figures import DiskMeasured, MetricsSnapshot
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.metering.exposure import Exposure
+from cnap_runner.runner.metering.sampler import Sampler
+from cnap_runner.telemetry.logging import get_logger
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from cnap_runner.telemetry.metrics.exposition import InstallCollector, Reading
+
+STORED_EVERY = timedelta(seconds=5)
+"""What a manager counted by itself is lost with it for so long, if it is killed. Runs and decisions are counted with themselves."""
+TRY_AGAIN = timedelta(seconds=5)
+"""How often a manager asks whether another one still serves the install's metrics."""
+
+_log = get_logger(__name__)
+
+
+class Metering:
+    """Stores what one manager counts, and shows the install's figures."""
+
+    def __init__(self, install: Install, disks: Callable[[], list[DiskMeasured]]) -> None:
+        self._install = install
+        self._version = version("cnap-runner")
+        self.sampler = Sampler(install, disks)
+        """Runs only where something is shown."""
+
+    async def store(self) -> None:
+        """Bring what was counted to the store. Where that fails it is kept for the next time; raises `StoreError` then."""
+        counts = self._install.metrics.take()
+        if not counts:
+            return
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._install.store.add_counts(counts)
+        except StoreError:
+            self._install.metrics.put_back(counts)
+            raise
+
+    async def store_regularly(self) -> None:
+        """Do so until cancelled."""
+        while True:
+            await anyio.sleep(STORED_EVERY.total_seconds())
+            await self.store()
+
+    async def snapshot(self) -> MetricsSnapshot:
+        """Give FR-010's counters, with what this manager counted a moment ago."""
+        await self.store()
+        return MetricsSnapshot.of((await self._install.store.tally()).counts)
+
+    def read(self) -> Reading:
+        """Read all that is shown. Blocks for milliseconds, from any thread. Raises `StoreError`."""
+        from cnap_runner.telemetry.metrics.exposition import Reading  # noqa: PLC0415 - loads Prometheus's library
+
+        install = self._install
+        return Reading(
+            install_id=install.install_id,
+            version=self._version,
+            at=install.now(),
+            tally=install.store.tally_blocking(),
+            sample=self.sampler.sample,
+            watch_age=install.metrics.watch_age(),
+            max_containers=install.settings.max_containers,
+            is_per_agent=install.settings.metrics_per_agent,
+        )
+
+    async def show(self, exposure: Exposure, *, task_status: TaskStatus[None]) -> None:
+        """Show the install's figures until cancelled. Started once they are, or another manager serves them at that port.
+
+        Raises `InvalidInput` before it is started where the port is somebody else's.
+        """
+        registry, collector = await anyio.to_thread.run_sync(self._register, exposure.registry)
+        try:
+            if exposure.port is None:
+                task_status.started()
+                await anyio.sleep_forever()
+            else:
+                await self._serve(registry, exposure.port, exposure, task_status)
+        finally:
+            registry.unregister(collector)
+
+    def _register(self, registry: CollectorRegistry | None) -> tuple[CollectorRegistry, InstallCollector]:
+        """In a thread: the library takes a tenth of a second to load."""
+        from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector  # noqa: PLC0415
+
+        from cnap_runner.telemetry.metrics.exposition import InstallCollector  # noqa: PLC0415
+
+        if registry is None:
+            registry = CollectorRegistry()
+            ProcessCollector(registry=registry)
+            PlatformCollector(registry=registry)
+        collector = InstallCollector(self.read)
+        registry.register(collector)
+        return registry, collector
+
+    async def _serve(
+        self, registry: CollectorRegistry, port: int, exposure: Exposure, task_status: TaskStatus[None]
+    ) -> None:
+        """Serve, or wait until the manager that serves them ends: the figures are the install's, so one is enough."""
+        from cnap_runner.telemetry.metrics.server import LOOPBACK, serving  # noqa: PLC0415
+
+        first = _Once(task_status.started)
+        while True:
+            try:
+                async with exposure.right_to_serve(), serving(registry, port) as taken:
+                    _log.info("metrics_served", url=f"http://{LOOPBACK}:{taken}/metrics")
+                    first.call()
+                    await anyio.sleep_forever()
+            except StoreBusy:
+                _log.debug("metrics_served_by_another_manager", port=port)
+            except RunnerError as error:
+                if not first.is_called:
+                    raise
+                _log.warning("metrics_not_served", error=str(error))
+            first.call()
+            await anyio.sleep(TRY_AGAIN.total_seconds())
+
+
+class _Once:
+    """Calls something the first time alone."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self.is_called = False
+
+    def call(self) -> None:
+        if not self.is_called:
+            self.is_called = True
+            self._function()
