@@ -6,18 +6,20 @@ import base64
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Literal, NoReturn, Self
 from urllib.parse import quote
 
 import anyio
 import httpx
 import httpx_sse
 
+from cnap_runner.aio.both import both
 from cnap_runner.errors import (
+    AnswerNotPending,
     ServerNotReady,
     ServerRefusedPassword,
     ServerRejected,
@@ -27,6 +29,7 @@ from cnap_runner.errors import (
 )
 from cnap_runner.model.mcp import McpState
 from cnap_runner.opencode.bounds import BoundedTransport, parse_json
+from cnap_runner.opencode.events import PermissionAsked, QuestionAsked, parse_permission, parse_question
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
@@ -161,6 +164,30 @@ class OpenCodeClient:
         """End the turn that is under way. Nothing happens in an idle or unknown session."""
         await self._request("POST", f"/session/{_quoted(session_id)}/abort")
 
+    async def waits(self) -> list[PermissionAsked | QuestionAsked]:
+        """Read the permissions and questions that wait, of all sessions. Those of an aborted turn stay listed for ever (docs/opencode.md)."""
+        permissions, questions = await both(self._get_json("/permission"), self._get_json("/question"))
+        asked = [parse_permission(as_object(item, "permission")) for item in as_list(permissions, "permissions")]
+        return [*asked, *(parse_question(as_object(item, "question")) for item in as_list(questions, "questions"))]
+
+    async def reply_to_permission(
+        self, request_id: str, reply: Literal["once", "always", "reject"], *, message: str | None = None
+    ) -> None:
+        """Reply to a permission that waits; ``message`` tells the agent why it is rejected. Raises `AnswerNotPending`.
+
+        A rejection rejects all that wait in the same session.
+        """
+        body = {"reply": reply} if message is None else {"reply": reply, "message": message}
+        await self._reply(f"/permission/{_quoted(request_id)}/reply", body)
+
+    async def reply_to_question(self, request_id: str, answers: Sequence[Sequence[str]]) -> None:
+        """Answer a question that waits: for each of its questions the labels that were chosen, or words. Raises `AnswerNotPending`."""
+        await self._reply(f"/question/{_quoted(request_id)}/reply", {"answers": [list(answer) for answer in answers]})
+
+    async def reject_question(self, request_id: str) -> None:
+        """Tell the agent that its question is dismissed. Raises `AnswerNotPending`."""
+        await self._reply(f"/question/{_quoted(request_id)}/reject", None)
+
     async def dispose(self) -> None:
         """Let the server forget what it read of its settings; it reads them again at the next call, which takes half a second.
 
@@ -207,6 +234,14 @@ class OpenCodeClient:
         with anyio.move_on_after(timeout.total_seconds()):
             return _json(await self._request("GET", path, params=params))
         raise ServerNotReady(f"The server did not answer {path} within {timeout.total_seconds():g} s.")
+
+    async def _reply(self, path: str, body: Mapping[str, Any] | None) -> None:
+        try:
+            await self._request("POST", path, body=body)
+        except ServerRejected as error:
+            if error.status != httpx.codes.NOT_FOUND:
+                raise
+            raise AnswerNotPending("OpenCode waits for that answer no more.") from error
 
     async def _request(
         self, method: str, path: str, *, params: Mapping[str, int] | None = None, body: Mapping[str, Any] | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from cnap_runner.errors import ServerRejected
 from cnap_runner.opencode.bounds import parse_json
@@ -107,6 +107,15 @@ class QuestionAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestReplied:
+    """A permission or question waits no more: it was answered, or rejected along with another one of its session."""
+
+    session_id: str
+    request_id: str
+    reply: Literal["allow", "always", "reject", "answer"]
+
+
+@dataclass(frozen=True, slots=True)
 class OtherEvent:
     """Anything else: heartbeats, and what a turn does not need."""
 
@@ -123,6 +132,7 @@ ServerEvent = (
     | FileChanged
     | PermissionAsked
     | QuestionAsked
+    | RequestReplied
     | OtherEvent
 )
 
@@ -190,7 +200,8 @@ def _file(properties: Json) -> ServerEvent:
     return FileChanged(text_of(properties, "file"))
 
 
-def _permission(properties: Json) -> ServerEvent:
+def parse_permission(properties: Json) -> PermissionAsked:
+    """Parse a permission that waits, as the stream tells it and ``GET /permission`` lists it."""
     patterns = properties.get("patterns")
     return PermissionAsked(
         _session(properties),
@@ -200,13 +211,30 @@ def _permission(properties: Json) -> ServerEvent:
     )
 
 
-def _question(properties: Json) -> ServerEvent:
+def parse_question(properties: Json) -> QuestionAsked:
+    """Parse a question that waits, as the stream tells it and ``GET /question`` lists it."""
     questions: Any = properties.get("questions")
     return QuestionAsked(
         _session(properties),
         id_of(properties, "id", "question"),
         tuple(item for item in questions if isinstance(item, dict)) if isinstance(questions, list) else (),
     )
+
+
+def _permission_replied(properties: Json) -> ServerEvent:
+    said = text_of(properties, "reply")
+    reply: Literal["allow", "always", "reject"] = "reject"
+    if said in {"once", "always"}:
+        reply = "allow" if said == "once" else "always"
+    return RequestReplied(_session(properties), id_of(properties, "requestID", "reply"), reply)
+
+
+def _question_replied(properties: Json) -> ServerEvent:
+    return RequestReplied(_session(properties), id_of(properties, "requestID", "reply"), "answer")
+
+
+def _question_rejected(properties: Json) -> ServerEvent:
+    return RequestReplied(_session(properties), id_of(properties, "requestID", "reply"), "reject")
 
 
 _PARSERS: MappingProxyType[str, Callable[[Json], ServerEvent]] = MappingProxyType(
@@ -219,7 +247,10 @@ _PARSERS: MappingProxyType[str, Callable[[Json], ServerEvent]] = MappingProxyTyp
         "session.error": _failed,
         "session.created": _opened,
         "file.edited": _file,
-        "permission.asked": _permission,
-        "question.asked": _question,
+        "permission.asked": parse_permission,
+        "permission.replied": _permission_replied,
+        "question.asked": parse_question,
+        "question.replied": _question_replied,
+        "question.rejected": _question_rejected,
     }
 )

@@ -17,6 +17,7 @@ from cnap_runner.model.events import (
     PermissionRaised,
     QuestionRaised,
     ReasoningDelta,
+    RequestAnswered,
     RunEvent,
     TextDelta,
     ToolFailed,
@@ -33,6 +34,7 @@ from cnap_runner.opencode.events import (
     PartUpdated,
     PermissionAsked,
     QuestionAsked,
+    RequestReplied,
     ServerEvent,
     SessionOpened,
     SessionStatus,
@@ -83,6 +85,7 @@ class Narrator:
         self._answers: dict[str, _Answer] = {}
         self._calls: dict[str, ToolCall] = {}
         self._raised: set[str] = set()
+        self._answered: set[str] = set()
         self._usage = Usage()
         self.broken_answers = 0
         """How many answers in a row broke off before their end."""
@@ -117,6 +120,10 @@ class Narrator:
             case SessionStatus() | PermissionAsked() | QuestionAsked():
                 if event.session_id in self._family:
                     await self._hear_wait(event)
+            case RequestReplied(_, request_id, reply):
+                if request_id in self._raised - self._answered:
+                    self._answered.add(request_id)
+                    await self._emit(RequestAnswered(request_id, reply))
 
     async def read(self, messages: Iterable[SessionMessage], *, is_over: bool = False) -> None:
         """Tell what the turn's messages, read by request, hold that was not told. ``is_over``: nothing more will come of them."""
@@ -130,6 +137,11 @@ class Narrator:
                     await self._tell_part(answer, part)
             if message.is_complete:
                 await self._complete(message)
+
+    async def read_waits(self, waits: Iterable[PermissionAsked | QuestionAsked]) -> None:
+        """Tell what the turn waits for, read by request, if it was not told. Whether it is this turn's the caller knows."""
+        for wait in waits:
+            await self._hear_wait(wait)
 
     async def _hear_delta(self, delta: PartDelta) -> None:
         answer = self._answers.get(delta.message_id)

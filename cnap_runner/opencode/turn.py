@@ -258,6 +258,8 @@ class Turn:
             return self._judge_unreadable(error, now)
         self._slow_reads, self._unreadable_since = 0, None
         await self._take_in(messages, is_busy=is_busy, now=now)
+        if is_busy and messages:
+            await self._read_waits(since=messages[0].id)
         end = judge(messages, self._standing(is_busy=is_busy, now=now))
         if end is None:
             return None
@@ -274,6 +276,16 @@ class Turn:
         elif self._idle_since is None:
             self._idle_since = now
         await self._narrator.read(messages)
+
+    async def _read_waits(self, *, since: str) -> None:
+        """Tell what the turn waits for and the stream did not tell. What could not be read is read at the next look."""
+        try:
+            with anyio.fail_after(FIRST_READ_LIMIT):
+                waits = await self._client.waits()
+        except (ServerError, TimeoutError):
+            return
+        # What turns that were aborted waited for stays listed for ever; ids ascend with time, over all sessions.
+        await self._narrator.read_waits(wait for wait in waits if _moment_of(wait.request_id) > _moment_of(since))
 
     def _standing(self, *, is_busy: bool, now: float) -> Standing:
         idle_for = 0.0 if self._idle_since is None else now - self._idle_since
@@ -313,6 +325,11 @@ class Turn:
             message = f"The model's answers broke off before their end, {MOST_BROKEN_ANSWERS} times in a row."
             end = replace(end, outcome=Outcome.FAILED, error=RunError("provider_error", message, retryable=True))
         return replace(end, output=end.output or self._narrator.heard)
+
+
+def _moment_of(server_id: str) -> str:
+    """Give the part of an id that ascends with time, whatever it is an id of."""
+    return server_id.partition("_")[2]
 
 
 async def _read_turn(client: OpenCodeClient, session_id: str, after_message_id: str | None) -> list[SessionMessage]:

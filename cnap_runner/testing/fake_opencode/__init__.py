@@ -11,6 +11,7 @@ order in which the real one was seen to (docs/opencode.md)::
 
 from cnap_runner.testing.fake_opencode.script import (
     Ask,
+    AskQuestion,
     Break,
     Cut,
     DropStreams,
@@ -39,6 +40,7 @@ from cnap_runner.testing.fake_opencode.troubles import (
 
 __all__ = [
     "Ask",
+    "AskQuestion",
     "Break",
     "BrokenDatabaseOpenCode",
     "Cut",

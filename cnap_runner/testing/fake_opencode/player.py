@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cnap_runner.testing.fake_opencode.script import (
     Ask,
+    AskQuestion,
     Break,
     Cut,
     DropStreams,
@@ -23,14 +24,18 @@ from cnap_runner.testing.fake_opencode.script import (
 )
 from cnap_runner.testing.fake_opencode.sessions import FakeSession, Json, new_id, now
 from cnap_runner.testing.fake_opencode.streams import Streams
+from cnap_runner.testing.fake_opencode.waits import Waits
 
 
 class Player:
     """One turn of one session."""
 
-    def __init__(self, session: FakeSession, streams: Streams, released: asyncio.Event, model: Json) -> None:
+    def __init__(
+        self, session: FakeSession, streams: Streams, waits: Waits, *, released: asyncio.Event, model: Json
+    ) -> None:
         self._session = session
         self._streams = streams
+        self._waits = waits
         self._released = released
         self._model = model
         self._question_id: str = session.messages[-1]["info"]["id"]
@@ -74,18 +79,28 @@ class Player:
             case Break():
                 self._session.complete(self._message(), "unknown")
                 self._answer = None
-            case Edit() | Ask() | Retry() | DropStreams() | MuteStreams():
+            case Ask() | AskQuestion():
+                await self._ask(step)
+            case Edit() | Retry() | DropStreams() | MuteStreams():
                 await self._tell(step)
 
-    async def _tell(self, step: Edit | Ask | Retry | DropStreams | MuteStreams) -> None:
+    async def _ask(self, step: Ask | AskQuestion) -> None:
+        if isinstance(step, Ask):
+            about: Json = {"permission": step.permission, "patterns": list(step.patterns), "metadata": {}, "always": []}
+            asked = {"id": new_id("per"), "sessionID": self._session.id, **about}
+            wait = self._waits.add("permission", asked, self._session.publish)
+            if not step.is_waiting:
+                return
+        else:
+            questions = [{"question": text, "header": text, "options": []} for text in step.questions]
+            asked = {"id": new_id("que"), "sessionID": self._session.id, "questions": questions}
+            wait = self._waits.add("question", asked, self._session.publish)
+        await wait.replied.wait()
+
+    async def _tell(self, step: Edit | Retry | DropStreams | MuteStreams) -> None:
         match step:
             case Edit(path):
                 self._session.publish("file.edited", {"file": path})
-            case Ask(permission, patterns):
-                asked = {"id": new_id("per"), "sessionID": self._session.id, "permission": permission}
-                self._session.publish(
-                    "permission.asked", {**asked, "patterns": list(patterns), "metadata": {}, "always": []}
-                )
             case Retry(attempt, message):
                 self._session.set_status({"type": "retry", "attempt": attempt, "message": message, "next": now()})
             case DropStreams():

@@ -49,10 +49,21 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A permission is raised; the turn does not wait for it."""
+    """A permission is raised; the turn waits for the reply only if told to."""
 
     permission: str
     patterns: tuple[str, ...] = ()
+    is_waiting: bool = False
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class AskQuestion:
+    """The agent asks these questions, and the turn waits for the answers."""
+
+    questions: tuple[str, ...]
+
+    def __init__(self, *questions: str) -> None:
+        object.__setattr__(self, "questions", questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +120,18 @@ class FailUnanswered:
 
 
 Step = (
-    Say | Think | UseTool | Edit | Ask | Retry | Hold | DropStreams | MuteStreams | Cut | Break | Fail | FailUnanswered
+    Say
+    | Think
+    | UseTool
+    | Edit
+    | Ask
+    | AskQuestion
+    | Retry
+    | Hold
+    | DropStreams
+    | MuteStreams
+    | Cut
+    | Break
+    | Fail
+    | FailUnanswered
 )

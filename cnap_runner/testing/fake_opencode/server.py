@@ -13,6 +13,7 @@ from cnap_runner.testing.fake_opencode.player import Player
 from cnap_runner.testing.fake_opencode.script import Say, Step
 from cnap_runner.testing.fake_opencode.sessions import FakeSession, Json, new_id
 from cnap_runner.testing.fake_opencode.streams import Streams
+from cnap_runner.testing.fake_opencode.waits import Waits
 
 DEFAULT_MODEL = {"providerID": "fake", "modelID": "demo"}
 
@@ -31,6 +32,7 @@ class FakeOpenCode:
         self._turns: list[tuple[Step, ...]] = []
         self._released = asyncio.Event()
         self.streams = Streams()
+        self.waits = Waits()
         self.sessions: dict[str, FakeSession] = {}
         self.prompts: list[str] = []
         """The text of every prompt that arrived, oldest first."""
@@ -67,6 +69,7 @@ class FakeOpenCode:
             session.publish = _to_nobody
         for turn in turns:
             turn.cancel()
+        self.waits.forget()
         await self._http.kill()
         await asyncio.gather(*turns, return_exceptions=True)
         for session in self.sessions.values():
@@ -114,6 +117,8 @@ class FakeOpenCode:
                 return answer({"healthy": True, "version": self._version})
             case (_, ["session", *rest]):
                 return await self._answer_sessions(request, rest)
+            case (_, ["permission" | "question", *_] as parts):
+                return self.waits.answer(request, parts)
             case ("GET", ["mcp"]):
                 return answer(self.mcp)
             case ("POST", ["instance", "dispose"]):
@@ -158,7 +163,7 @@ class FakeOpenCode:
         session.add_user_message(texts, model)
         if session.status is None:
             steps = self._turns.pop(0) if self._turns else (Say(self.prompts[-1].upper()),)
-            player = Player(session, self.streams, self._released, model)
+            player = Player(session, self.streams, self.waits, released=self._released, model=model)
             session.turn = asyncio.create_task(player.play(steps), name="fake-turn")
         return Response(204)
 
