@@ -21,6 +21,7 @@ from cnap_runner.errors import (
     ServerNotReady,
     UnsupportedServerVersion,
 )
+from cnap_runner.model.counts import CONTAINERS_CREATED
 from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
@@ -138,10 +139,12 @@ class Booter:
     async def _create(self, wanted: InstanceSpec) -> InstanceRef:
         """Create an instance, with its network as it should be by the time anything of it runs."""
         if wanted.network is Network.OPEN:
-            return (await both(self._install.backend.create(wanted), self._reach.guard_open()))[0]
-        return await self._install.backend.create(
-            replace(wanted, environment={**wanted.environment, **await self._reach.close()})
-        )
+            ref = (await both(self._install.backend.create(wanted), self._reach.guard_open()))[0]
+        else:
+            closed = replace(wanted, environment={**wanted.environment, **await self._reach.close()})
+            ref = await self._install.backend.create(closed)
+        self._install.metrics.count(CONTAINERS_CREATED)
+        return ref
 
     def _admission(self, plan: Plan) -> OnAddress | None:
         """Give what is to be done once the instance's address is known: then its rules can be written."""

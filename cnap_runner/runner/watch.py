@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 
 from cnap_runner.errors import InstanceNotFound, RunnerNotFound
+from cnap_runner.model.counts import EVENT_WATCH_CONNECTIONS
 from cnap_runner.model.instance import InstanceEventKind, Observation
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.chronicle import Death, note_death
@@ -39,7 +40,9 @@ class Watch:
         """Watch until cancelled. The backend connects again by itself; after each connection all is compared anew."""
         async with self._install.backend.events(self._install.install_id) as events:
             async for event in events:
+                self._install.metrics.watch_confirmed()
                 if event.kind is InstanceEventKind.CONNECTED:
+                    self._install.metrics.count(EVENT_WATCH_CONNECTIONS)
                     await self.compare()
                 elif event.kind is InstanceEventKind.OOM and event.instance_id:
                     self._out_of_memory.add(event.instance_id)
@@ -57,13 +60,13 @@ class Watch:
     async def compare(self) -> None:
         """Find recorded instances that are not live any more. The records are read first: what they name was there by then."""
         expected = await self._install.store.list_runners(_SHOULD_LIVE)
-        if not expected:
-            return
-        seen = {o.ref.instance_id: o for o in await self._install.backend.list_instances(self._install.install_id)}
-        for record in expected:
-            observation = seen.get(record.instance_id or "")
-            if observation is None or not observation.is_live:
-                await self._confirm(record)
+        if expected:
+            seen = {o.ref.instance_id: o for o in await self._install.backend.list_instances(self._install.install_id)}
+            for record in expected:
+                observation = seen.get(record.instance_id or "")
+                if observation is None or not observation.is_live:
+                    await self._confirm(record)
+        self._install.metrics.watch_confirmed()
 
     async def _confirm(self, record: RunnerRecord) -> None:
         """Look at one instance once more before it is called dead."""

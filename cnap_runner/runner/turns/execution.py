@@ -21,6 +21,7 @@ from cnap_runner.errors import (
     StoreBusy,
     StoreError,
 )
+from cnap_runner.model.counts import QUEUE_WAIT
 from cnap_runner.model.events import RunEnded, RunEvent, StatusChanged, TextDelta
 from cnap_runner.model.run import Outcome, RunError, RunRequest, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
@@ -115,6 +116,7 @@ class Execution:
         if active.run.state is RunState.QUEUED:
             await self._queue.wait_turn(active)
             active.run = replace(active.run, state=RunState.STARTING)
+        self._install.metrics.observe(QUEUE_WAIT, self._install.now() - active.run.created_at)
         await self._tell_state(RunState.STARTING)
         try:
             return await self._find_session(request, files, claimed)

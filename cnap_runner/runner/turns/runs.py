@@ -8,6 +8,7 @@ import anyio
 
 from cnap_runner.aio.both import both
 from cnap_runner.errors import RunnerError, RunTimedOut
+from cnap_runner.model.counts import ERRORS
 from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
@@ -75,6 +76,7 @@ class Runs:
                     return result
         except RunnerError as error:
             redact_error(error, self._install.redactor)
+            self._install.metrics.count(ERRORS, error.code)
             await audience.refuse(error)
             raise
 
