@@ -139,7 +139,11 @@ class Backend(ABC):
 
     @abstractmethod
     async def list_instances(self, install_id: str) -> list[Observation]:
-        """Report all instances of an install, ended ones too, and no others'."""
+        """Report all instances of an install, ended ones too, and no others'. Costs little, however many there are.
+
+        What an engine tells of single instances only may be missing, and `inspect` has it: when they started and ended, and whether it
+        was for want of memory.
+        """
 
     @abstractmethod
     def events(self, install_id: str) -> AbstractAsyncContextManager[AsyncIterator[InstanceEvent]]:

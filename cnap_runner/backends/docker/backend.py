@@ -217,7 +217,7 @@ class DockerBackend(Backend):
             return observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
 
     async def list_instances(self, install_id: str) -> list[Observation]:
-        """Report all containers that carry the install's label, each as `inspect` does; one removed meanwhile is left out."""
+        """Report all containers that carry the install's label, without their times; one removed meanwhile is left out."""
         with translated("Listing instances failed"):
             return await observe_all(self._engine, install_id)
 

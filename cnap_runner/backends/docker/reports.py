@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 
 from cnap_runner.backends.docker.options import SERVER_PORT
 from cnap_runner.model.instance import (
@@ -29,6 +30,9 @@ _STATUSES = {
 }
 """All others (exited, dead, removing) are ended ones."""
 
+_EXITED = re.compile(r"Exited \((\d+)\)")
+"""How a list words the end of a container: ``Exited (137) 3 minutes ago``."""
+
 EVENT_KINDS = {
     "start": InstanceEventKind.STARTED,
     "die": InstanceEventKind.DIED,
@@ -37,6 +41,14 @@ EVENT_KINDS = {
     "unpause": InstanceEventKind.RESUMED,
     "destroy": InstanceEventKind.REMOVED,
 }
+
+
+class _Identity(TypedDict):
+    ref: InstanceRef
+    install_id: str
+    agent_id: str
+    generation: int
+    spec_hash: str
 
 
 def observation(container: Mapping[str, Any]) -> Observation:
@@ -48,11 +60,7 @@ def observation(container: Mapping[str, Any]) -> Observation:
     is_live = status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED}
     address = _address(container)
     return Observation(
-        ref=InstanceRef(instance_id=labels.get(LABEL_INSTANCE, ""), handle=container["Id"]),
-        install_id=labels.get(LABEL_INSTALL, ""),
-        agent_id=labels.get(LABEL_AGENT, ""),
-        generation=int(labels.get(LABEL_GENERATION, "0")),
-        spec_hash=labels.get(LABEL_SPEC, ""),
+        **_identity(container["Id"], labels),
         status=status,
         address=address if is_live else None,
         endpoint=_endpoint(container, address) if is_live else None,
@@ -60,6 +68,27 @@ def observation(container: Mapping[str, Any]) -> Observation:
         is_oom_killed=bool(state.get("OOMKilled")),
         started_at=_time(state.get("StartedAt")),
         finished_at=_time(state.get("FinishedAt")) if has_ended else None,
+    )
+
+
+def listed(entry: Mapping[str, Any]) -> Observation | None:
+    """Read one entry of the answer to ``GET /containers/json``: all but times and whether memory ran out, which only `observation` has.
+
+    None where it lacks more: of one that runs without a published port only inspection tells whether it should have one.
+    """
+    labels: Mapping[str, str] = entry.get("Labels") or {}
+    status = _STATUSES.get(entry["State"], InstanceStatus.EXITED)
+    is_live = status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED}
+    published = next((port for port in entry.get("Ports") or () if port.get("PublicPort") and port.get("IP")), None)
+    if is_live and published is None:
+        return None
+    code = _EXITED.match(entry.get("Status") or "") if status is InstanceStatus.EXITED else None
+    return Observation(
+        **_identity(entry["Id"], labels),
+        status=status,
+        address=_address(entry) if is_live else None,
+        endpoint=f"http://{published['IP']}:{published['PublicPort']}" if is_live and published else None,
+        exit_code=int(code[1]) if code else None,
     )
 
 
@@ -92,6 +121,8 @@ def resource_usage(stats: Mapping[str, Any]) -> ResourceUsage | None:
         memory_limit_bytes=int(memory["limit"]) if memory.get("limit") else None,
         cpu_seconds=int(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9,
         pids=int((stats.get("pids_stats") or {}).get("current", 0)),
+        # Only cgroup v1 tells.
+        peak_bytes=int(memory["max_usage"]) if memory.get("max_usage") else None,
     )
 
 
@@ -101,6 +132,16 @@ def held_memory(stats: Mapping[str, Any]) -> int:
     details: Mapping[str, int] = memory.get("stats") or {}
     cache = sum(details.get(f"total_{name}", details.get(name, 0)) for name in ("active_file", "inactive_file"))
     return max(0, int(memory.get("usage", 0)) - cache)
+
+
+def _identity(handle: str, labels: Mapping[str, str]) -> _Identity:
+    return _Identity(
+        ref=InstanceRef(instance_id=labels.get(LABEL_INSTANCE, ""), handle=handle),
+        install_id=labels.get(LABEL_INSTALL, ""),
+        agent_id=labels.get(LABEL_AGENT, ""),
+        generation=int(labels.get(LABEL_GENERATION, "0")),
+        spec_hash=labels.get(LABEL_SPEC, ""),
+    )
 
 
 def _address(container: Mapping[str, Any]) -> str | None:

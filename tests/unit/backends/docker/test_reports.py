@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cnap_runner.backends.docker.reports import event, held_memory, observation, resource_usage
+from cnap_runner.backends.docker.reports import event, held_memory, listed, observation, resource_usage
 from cnap_runner.model.instance import (
     InstanceEventKind,
     InstanceRef,
@@ -28,6 +28,21 @@ SPEC = InstanceSpec(
     volumes=(),
 )
 NEVER = "0001-01-01T00:00:00Z"
+
+
+def entry(state: str, **said: Any) -> dict[str, Any]:
+    """One line of the engine's list of containers."""
+    port = {"IP": "127.0.0.1", "PrivatePort": 4096, "PublicPort": 32768, "Type": "tcp"}
+    networks = {"inst": {"IPAddress": "172.26.0.3"}}
+    return {
+        "Id": "c0ffee",
+        "Labels": SPEC.identity_labels(),
+        "State": state,
+        "Status": "Up 3 minutes",
+        "Ports": [port],
+        "NetworkSettings": {"Networks": networks},
+        **said,
+    }
 
 
 def container(status: str, **state: Any) -> dict[str, Any]:
@@ -134,3 +149,32 @@ def test_memory_that_is_held_is_all_but_the_page_cache(prefix: str) -> None:
 def test_nothing_is_measured_of_what_does_not_live() -> None:
     """The engine answers with empty figures for an ended container; they are not taken for zero use."""
     assert resource_usage({"memory_stats": {}, "cpu_stats": {"cpu_usage": {"total_usage": 0}}}) is None
+
+
+def test_a_listed_container_that_runs_is_whole() -> None:
+    """A list says who it is and where its server listens; when it started only inspection knows."""
+    seen = listed(entry("running"))
+
+    assert seen is not None
+    assert seen.ref == InstanceRef("i-1", "c0ffee")
+    assert (seen.install_id, seen.agent_id, seen.generation, seen.spec_hash) == ("inst", "alice", 3, "abc")
+    assert (seen.status, seen.endpoint, seen.address) == (
+        InstanceStatus.RUNNING,
+        "http://127.0.0.1:32768",
+        "172.26.0.3",
+    )
+    assert (seen.exit_code, seen.started_at) == (None, None)
+
+
+def test_a_listed_container_that_ended_says_how() -> None:
+    """The exit code stands in words of the list; ports and addresses are not its own any more."""
+    seen = listed(entry("exited", Status="Exited (137) 3 minutes ago"))
+
+    assert seen is not None
+    assert (seen.status, seen.exit_code, seen.endpoint, seen.address) == (InstanceStatus.EXITED, 137, None, None)
+
+
+def test_a_listed_container_without_a_port_has_to_be_inspected() -> None:
+    """On the closed network there is none; on the open one it may not be published yet. A list does not tell which."""
+    assert listed(entry("running", Ports=[{"PrivatePort": 4096, "Type": "tcp"}])) is None
+    assert listed(entry("created", Ports=[], Status="Created")) is not None
