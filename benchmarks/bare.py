@@ -137,7 +137,8 @@ class KeptStream:
     async def read(self) -> None:
         """Read for ever."""
         async for line in self._stream.aiter_lines():
-            if not line.startswith("data:"):
+            # As ours: what comes while nobody waits, such as all that the other side's turns say, is not even parsed.
+            if not self._waiting or not line.startswith("data:"):
                 continue
             event = json.loads(line[5:])
             if event["type"] == "session.status" and event["properties"]["status"]["type"] == "idle":

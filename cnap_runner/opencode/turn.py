@@ -264,7 +264,7 @@ class Turn:
         if end is None:
             return None
         await self._narrator.read(messages, is_over=True)
-        return self._completed(end)
+        return self._completed(replace(end, last_message_id=messages[-1].id if messages else self._after))
 
     async def _take_in(self, messages: Sequence[SessionMessage], *, is_busy: bool, now: float) -> None:
         if messages:

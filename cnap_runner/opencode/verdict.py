@@ -36,6 +36,8 @@ class TurnEnd:
     usage: Usage = field(default_factory=Usage)
     """Summed over the turn's model calls, those of its subagents excepted."""
     model: str | None = None
+    last_message_id: str | None = None
+    """Of the session, when the end was read; None: it was not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,8 @@ class LastTurn:
     session_id: str
     ended_at: datetime
     """As in the store, where it is the agent's ``last_active_at`` until somebody ends another turn."""
+    last_message_id: str | None
+    """Of the session; None: not known."""
 
 
 @dataclass(slots=True)

@@ -143,13 +143,33 @@ class TurnContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """Where a prompt is to be sent, if nobody ended a turn of the agent since the caller did."""
+
+    session_id: str
+    instance_id: str
+    after_message_id: str | None
+    last_active_at: datetime
+
+    def holds(self, context: TurnContext) -> bool:
+        """Whether it is still so, as far as the store knows."""
+        agent = context.agent
+        return (
+            agent.runner.status is RunnerStatus.READY
+            and agent.runner.instance_id == self.instance_id
+            and agent.last_active_at == self.last_active_at
+            and context.session_id == self.session_id
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """The ledger's answer to a run that asked for its entry."""
 
     admission: Admission
     run: RunRecord
     context: TurnContext | None = None
-    """Given where the turn was claimed together with the entry, as it was under the lease."""
+    """Given where the turn was claimed together with the entry, as it was under the lease, before this run changed anything."""
 
 
 class Store(ABC):
@@ -343,11 +363,14 @@ class Store(ABC):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def enter_run(self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None) -> Entry:
+    async def enter_run(
+        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None, intent: Intent | None = None
+    ) -> Entry:
         """Enter a run at the end of its agent's queue, or find the entry of its key.
 
         With ``is_alive``, an entered run's turn is claimed at once, as `claim_turn` does, where it can be: its state is starting then,
-        and what `turn_context` would say comes with it.
+        and what `turn_context` would say comes with it. Where the ``intent`` holds too, it is sending at once, as by `mark_sending`
+        with a runner that is in a turn.
 
         With a key known for the agent: another fingerprint raises `IdempotencyConflict`; an entry that ended with the error code
         ``not_sent`` becomes the caller's, queued again at the end; any other is returned as attached. ``must_be_alone`` raises
@@ -384,7 +407,8 @@ class Store(ABC):
         runner: RunnerRecord | None = None,
         at: datetime,
     ) -> RunRecord | Wish:
-        """Go from starting to sending, unless a wish means this run: then nothing changes and the wish is returned.
+        """Go from starting (or from sending elsewhere, which never left) to sending, unless a wish means this run: then nothing changes
+        and the wish is returned.
 
         Needs the lease, else `LeaseLost`. ``runner``, where given, replaces the agent's runner record as `save_runner` does, and where
         that raises nothing changes. Survives a power loss once it returned.

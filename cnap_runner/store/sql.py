@@ -20,6 +20,7 @@ from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.store.base import (
     AgentRow,
     Entry,
+    Intent,
     IsAlive,
     KeptAgent,
     Lease,
@@ -29,7 +30,6 @@ from cnap_runner.store.base import (
     Wish,
     WishKind,
 )
-from cnap_runner.store.codec import to_micros
 from cnap_runner.store.database import Database
 from cnap_runner.store.sql_tasks import SqlTasks
 from cnap_runner.store.transactions import (
@@ -245,10 +245,11 @@ class SqlStore(Store):
     # --- run ledger -------------------------------------------------------------------------------------------------
 
     @override
-    async def enter_run(self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None) -> Entry:
-        return await self._database.write_relaxed(
-            ledger.enter_and_claim, new, must_be_alone=must_be_alone, is_alive=is_alive
-        )
+    async def enter_run(
+        self, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None = None, intent: Intent | None = None
+    ) -> Entry:
+        write = self._database.write_relaxed if intent is None else self._database.write
+        return await write(ledger.enter_and_claim, new, must_be_alone=must_be_alone, is_alive=is_alive, intent=intent)
 
     @override
     async def queue_of(self, agent_id: str) -> list[RunRecord]:
@@ -275,12 +276,7 @@ class SqlStore(Store):
         runner: RunnerRecord | None = None,
         at: datetime,
     ) -> RunRecord | Wish:
-        columns = {
-            "session_id": session_id,
-            "instance_id": instance_id,
-            "after_message_id": after_message_id,
-            "sent_at": to_micros(at),
-        }
+        columns = ledger.sending_columns(session_id, instance_id, after_message_id, at)
         return await self._database.write(ledger.mark_sending, run, columns, runner=runner)
 
     @override

@@ -81,6 +81,8 @@ class Execution:
         self._events = RedactedEvents(install.redactor, audience.tell)
         self._heard: list[str] = []
         self._heard_of: str | None = None
+        self._was_ready: RunnerRecord | None = None
+        """The runner as it was when the entry was written, and with it that the prompt is about to leave."""
         self._may_have_left = False
         """Whether the prompt may be on its way."""
 
@@ -131,13 +133,15 @@ class Execution:
         run = self._active.run
         if claimed is None:
             claimed = Claimed(await self._install.store.turn_context(run.agent_id, run.task_id))
+        elif run.state is RunState.SENDING:
+            self._was_ready = claimed.context.agent.runner
         row, session_id = claimed.context.agent, claimed.context.session_id
         self._instances.planner.check_model(row.spec, request.model)
         await self._quota.check(row.spec)
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
-        rest = claimed.rest_of(live)
+        rest = await claimed.rest_of(live)
         if session_id is None or rest is None:
             session_id, after = await self._session(live, session_id, at_most=max_run_time)
         else:
@@ -160,22 +164,33 @@ class Execution:
         return session_id, None
 
     async def _begin_sending(self, sendable: _Sendable) -> None:
-        """Write that the prompt is about to leave. From here on it is never sent again."""
+        """Write that the prompt is about to leave, unless just that was written with the entry. From here on it is never sent again."""
         running = sendable.record.turn_began(at=self._install.now())
-        answer = await self._install.store.mark_sending(
-            self._active.run,
-            session_id=sendable.session_id,
-            instance_id=sendable.live.ref.instance_id,
-            after_message_id=sendable.after_message_id,
-            runner=running,
-            at=self._install.now(),
-        )
-        if isinstance(answer, Wish):
-            raise aborted_by(answer)
-        self._active.run = answer
+        if not self._is_written(sendable):
+            answer = await self._install.store.mark_sending(
+                self._active.run,
+                session_id=sendable.session_id,
+                instance_id=sendable.live.ref.instance_id,
+                after_message_id=sendable.after_message_id,
+                runner=running,
+                at=self._install.now(),
+            )
+            if isinstance(answer, Wish):
+                raise aborted_by(answer)
+            self._active.run = answer
         self._install.known.see(running)
         await self._tell_state(RunState.SENDING)
         self._may_have_left = True
+
+    def _is_written(self, sendable: _Sendable) -> bool:
+        run = self._active.run
+        return (
+            run.state is RunState.SENDING
+            and sendable.record == self._was_ready
+            and run.session_id == sendable.session_id
+            and run.instance_id == sendable.live.ref.instance_id
+            and run.after_message_id == sendable.after_message_id
+        )
 
     def _still_wanted(self, sendable: _Sendable | None) -> _Sendable:
         """Raise the error of a run that was interrupted before its prompt left."""
@@ -207,7 +222,7 @@ class Execution:
             outcome = Outcome.TIMED_OUT
         end = TurnEnd(outcome=outcome, error=RunError(code=code, message=message, retryable=is_retryable))
         try:
-            await self._store_end(end, runner=runner)
+            await self._store_end(end, runner=runner or self._was_ready)
         except StoreError as trouble:
             # The agent may have been deleted with its ledger; what led here is what the caller must hear.
             _log.warning("run_not_ended", run_id=self._active.run.run_id, error=str(trouble))
@@ -286,7 +301,7 @@ class Execution:
         result = await self._store_end(end, runner=idle)
         run = self._active.run
         if run.ended_at is not None:
-            sendable.live.last_turn = LastTurn(run.task_id, sendable.session_id, run.ended_at)
+            sendable.live.last_turn = LastTurn(run.task_id, sendable.session_id, run.ended_at, end.last_message_id)
         if self._active.interruption is not Interruption.DIED:
             self._install.known.see(idle)
         return result

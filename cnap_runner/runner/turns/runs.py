@@ -6,7 +6,7 @@ import math
 
 import anyio
 
-from cnap_runner.aio.both import both
+from cnap_runner.aio.begun import begun
 from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.counts import ERRORS
 from cnap_runner.model.events import RunEnded
@@ -18,7 +18,7 @@ from cnap_runner.runner.secrecy.errors import redact_error
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
 from cnap_runner.runner.turns.callbacks import Audience
 from cnap_runner.runner.turns.execution import Execution
-from cnap_runner.runner.turns.head_start import Claimed, HeadStart, take_head_start
+from cnap_runner.runner.turns.head_start import Claimed, HeadStart, intent_of, take_head_start
 from cnap_runner.runner.turns.prompt import load_files
 from cnap_runner.runner.turns.queue import TurnQueue
 from cnap_runner.runner.turns.settlement import Settlement
@@ -55,21 +55,20 @@ class Runs:
         try:
             files = await load_files(request, agents_own=self._install.settings.data_dir / "workspace")
             while True:
-                async with self.active.entering.holding(agent_id):
-                    entry, head_start = await both(
-                        self._enter(agent_id, request), self._take_head_start(agent_id, request.task_id)
-                    )
-                    active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
-                if active is not None:
-                    claimed = None if entry.context is None else Claimed(entry.context, head_start)
-                    execution = Execution(
-                        self._install, self._instances, self.queue, self._quota, active=active, audience=audience
-                    )
-                    try:
-                        return await execution.run(request, files, claimed=claimed, deadline=deadline)
-                    finally:
-                        self.active.remove(active)
-                        self._quota.turn_ended(agent_id)
+                async with begun(self._take_head_start(agent_id, request.task_id)) as head_start:
+                    async with self.active.entering.holding(agent_id):
+                        entry = await self._enter(agent_id, request)
+                        active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
+                    if active is not None:
+                        claimed = None if entry.context is None else Claimed(entry.context, head_start)
+                        execution = Execution(
+                            self._install, self._instances, self.queue, self._quota, active=active, audience=audience
+                        )
+                        try:
+                            return await execution.run(request, files, claimed=claimed, deadline=deadline)
+                        finally:
+                            self.active.remove(active)
+                            self._quota.turn_ended(agent_id)
                 result = await self._attend(entry.run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
                     await audience.tell(RunEnded(result))
@@ -136,7 +135,10 @@ class Runs:
             model=request.model,
             created_at=self._install.now(),
         )
-        return await self._install.store.enter_run(new, must_be_alone=not request.wait, is_alive=self._install.is_alive)
+        intent = intent_of(self._instances.last_used(agent_id), request.task_id)
+        return await self._install.store.enter_run(
+            new, must_be_alone=not request.wait, is_alive=self._install.is_alive, intent=intent
+        )
 
     async def _attend(self, run: RunRecord, *, deadline: float | None) -> RunResult:
         with anyio.CancelScope(deadline=math.inf if deadline is None else deadline):

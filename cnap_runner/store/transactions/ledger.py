@@ -17,7 +17,7 @@ from cnap_runner.errors import LeaseLost, RunNotFound
 from cnap_runner.model.counts import of_run
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
-from cnap_runner.store.base import Admission, Entry, IsAlive, Lease, NewRun, Wish
+from cnap_runner.store.base import Admission, Entry, Intent, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
 from cnap_runner.store.transactions import admission, agents, counting, leases, wishes
@@ -25,7 +25,6 @@ from cnap_runner.store.transactions import admission, agents, counting, leases, 
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
 _HEAD = _QUEUE.limit(1)
 _AT = runs.c.place == sa.bindparam("at_place")
-_UNSENT = (RunState.STARTING,)
 _SENT = (RunState.SENDING, RunState.RUNNING)
 _MINE = sa.and_(_AT, runs.c.owner == sa.bindparam("by_owner"))
 
@@ -77,7 +76,7 @@ _CLAIM = (
 _TAKE_OVER = runs.update().where(_AT).values(owner=sa.bindparam("new_owner")).returning(runs)
 _SEND = (
     runs.update()
-    .where(_MINE, runs.c.state == RunState.STARTING.value)
+    .where(_MINE, runs.c.state == sa.bindparam("from_state"))
     .where(leases.is_held(runs.c.agent_id, runs.c.owner), ~wishes.means_run)
     .values(
         state=RunState.SENDING.value,
@@ -114,17 +113,24 @@ _END = (
 )
 
 
-def enter_and_claim(tx: sa.Connection, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None) -> Entry:
-    """Enter a run, and with ``is_alive`` claim its turn in the same transaction where it can be, and read what it begins with."""
+def enter_and_claim(
+    tx: sa.Connection, new: NewRun, *, must_be_alone: bool, is_alive: IsAlive | None, intent: Intent | None
+) -> Entry:
+    """Enter a run, and with ``is_alive`` claim its turn in the same transaction where it can be, and read what it begins with.
+
+    Where it begins as was intended, that it is sent is written, too.
+    """
     outcome, run = admission.enter(tx, new, must_be_alone=must_be_alone)
-    if (
-        outcome is Admission.ENTERED
-        and is_alive is not None
-        and claim_turn(tx, run, at=new.created_at, is_alive=is_alive)
-    ):
-        context = agents.turn_context(tx, run.agent_id, run.task_id)
-        return Entry(outcome, replace(run, state=RunState.STARTING), context)
-    return Entry(outcome, run)
+    at = new.created_at
+    if outcome is not Admission.ENTERED or is_alive is None or not claim_turn(tx, run, at=at, is_alive=is_alive):
+        return Entry(outcome, run)
+    run = replace(run, state=RunState.STARTING)
+    context = agents.turn_context(tx, run.agent_id, run.task_id)
+    if intent is not None and intent.holds(context):
+        columns = sending_columns(intent.session_id, intent.instance_id, intent.after_message_id, at)
+        answer = mark_sending(tx, run, columns, runner=context.agent.runner.turn_began(at=at))
+        run = answer if isinstance(answer, RunRecord) else run
+    return Entry(outcome, run, context)
 
 
 def claim_turn(tx: sa.Connection, run: RunRecord, *, at: datetime, is_alive: IsAlive) -> bool:
@@ -150,11 +156,22 @@ def take_over(
     return run_from_row(tx.execute(_TAKE_OVER, {"at_place": run.place, "new_owner": manager_id}).one())
 
 
+def sending_columns(session_id: str, instance_id: str, after_message_id: str | None, at: datetime) -> dict[str, Any]:
+    """What an entry says of a prompt that is about to leave."""
+    return {
+        "session_id": session_id,
+        "instance_id": instance_id,
+        "after_message_id": after_message_id,
+        "sent_at": to_micros(at),
+    }
+
+
 def mark_sending(
     tx: sa.Connection, run: RunRecord, values: dict[str, Any], *, runner: RunnerRecord | None
 ) -> RunRecord | Wish:
-    """From starting to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
-    return _leave(tx, run, _SEND, values, runner=runner, states=_UNSENT)
+    """To sending with these columns, unless a wish means the run; raises `LeaseLost`."""
+    state = RunState.SENDING if run.state is RunState.SENDING else RunState.STARTING
+    return _leave(tx, run, _SEND, {**values, "from_state": state.value}, runner=runner, states=(state,))
 
 
 def mark_resuming(

@@ -163,8 +163,13 @@ async def test_turn_tells_everything_in_order_and_ends_with_the_last_answer(serv
     )
     end = await bench.run()
 
+    last_message_id = (await bench.client.messages(bench.session_id, limit=1))[-1].id
     assert end == TurnEnd(
-        Outcome.SUCCEEDED, output="It is done.", usage=ONE_CALL + ONE_CALL + ONE_CALL, model="fake/demo"
+        Outcome.SUCCEEDED,
+        output="It is done.",
+        usage=ONE_CALL + ONE_CALL + ONE_CALL,
+        model="fake/demo",
+        last_message_id=last_message_id,
     )
     assert bench.heard.taken == 1
     kinds = [(type(event), getattr(event, "output", getattr(event, "text", ""))) for event in bench.heard.events]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from cnap_runner.errors import (
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
-from cnap_runner.store.base import Admission, Entry, NewRun, TurnContext, Wish, WishKind
+from cnap_runner.store.base import Admission, Entry, Intent, NewRun, TurnContext, Wish, WishKind
 from cnap_runner.store.sql import SqlStore
 
 IsAlive = Callable[[str], bool]
@@ -489,3 +490,69 @@ async def test_a_turn_claimed_at_its_entry_comes_with_what_it_begins_with(
         new_run(now, run_id="r3", idempotency_key=None), must_be_alone=False, is_alive=is_alive
     )
     assert (second.run.state, second.context) == (RunState.QUEUED, None)
+
+
+# --- where a prompt is to go, known when its run is entered -------------------------------------------------------------
+
+
+@pytest.fixture
+async def rested(
+    store: SqlStore, ready: RunnerRecord, sent: Enter, ending: Callable[..., RunResult], now: datetime
+) -> Intent:
+    """After one turn of alice's task main; gives where its next prompt is to go."""
+    await store.set_session("alice", "main", "s")
+    run = await sent("r0")
+    await store.finish_run(run, ending(run), runner=ready, at=now)
+    return Intent(session_id="s", instance_id="i1", after_message_id="msg_1", last_active_at=now)
+
+
+async def test_an_intent_that_holds_is_written_with_the_entry(
+    store: SqlStore, rested: Intent, now: datetime, is_alive: IsAlive
+) -> None:
+    """The entry is sending to where the intent says, its agent's runner in a turn; what the turn begins with is from before that."""
+    entry = await store.enter_run(
+        new_run(now, run_id="r1", owner="m1", idempotency_key=None),
+        must_be_alone=False,
+        is_alive=is_alive,
+        intent=rested,
+    )
+    run = await store.get_run("r1")
+    assert entry.run == run
+    assert (run.state, run.session_id, run.instance_id, run.after_message_id, run.sent_at) == (
+        RunState.SENDING,
+        "s",
+        "i1",
+        "msg_1",
+        now,
+    )
+    assert (await store.get_agent("alice")).runner.status is RunnerStatus.RUNNING
+    assert entry.context is not None
+    assert entry.context.agent.runner.status is RunnerStatus.READY
+    moved = await store.mark_sending(run, session_id="s2", instance_id="i1", after_message_id=None, at=now)
+    assert isinstance(moved, RunRecord)
+    assert moved.session_id == "s2"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"session_id": "s9"},
+        {"instance_id": "i9"},
+        {"last_active_at": datetime(2020, 1, 1, tzinfo=UTC)},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+async def test_an_intent_that_does_not_hold_changes_nothing(
+    store: SqlStore, rested: Intent, now: datetime, is_alive: IsAlive, other: dict[str, Any]
+) -> None:
+    """Another session, another instance, or a turn that somebody else ended meanwhile: the entry is claimed, and no more."""
+    intent = replace(rested, **other)
+    entry = await store.enter_run(
+        new_run(now, run_id="r1", owner="m1", idempotency_key=None),
+        must_be_alone=False,
+        is_alive=is_alive,
+        intent=intent,
+    )
+    assert entry.run.state is RunState.STARTING
+    assert (await store.get_run("r1")).session_id is None
+    assert (await store.get_agent("alice")).runner.status is RunnerStatus.READY

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunRequest
+from cnap_runner.errors import InsufficientResources
 from cnap_runner.runner.turns import runs as runs_module
 from cnap_runner.runner.turns.head_start import Claimed, HeadStart, take_head_start
 from cnap_runner.store.base import TurnContext
@@ -28,6 +29,10 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[HeadStart | None]:
 
     monkeypatch.setattr(runs_module, "take_head_start", noted)
     return taken
+
+
+async def given(ahead: HeadStart | None) -> HeadStart | None:
+    return ahead
 
 
 async def context_of(manager: RunnerManager) -> TurnContext:
@@ -69,10 +74,10 @@ async def test_a_turn_of_another_manager_makes_it_void(
         assert live is not None
         ahead = await take_head_start(live, "main")
         assert ahead is not None
-        assert Claimed(before, ahead).rest_of(live) == ahead.rest
+        assert await Claimed(before, given(ahead)).rest_of(live) == ahead.rest
 
         result = await (await two.get_runner("alice")).run(ask("two"))
-        assert Claimed(await context_of(one), ahead).rest_of(live) is None
+        assert await Claimed(await context_of(one), given(ahead)).rest_of(live) is None
         assert (await runner.run(ask("three"))).session_id == result.session_id
     assert house.prompts == ["one", "two", "three"]
 
@@ -86,14 +91,14 @@ async def test_what_was_seen_counts_for_that_instance_and_session_alone(
     assert live is not None
     ahead = await take_head_start(live, "main")
     context = await context_of(manager)
-    assert Claimed(context, ahead).rest_of(live) is not None
-    assert Claimed(context, None).rest_of(live) is None
-    assert Claimed(context, ahead).rest_of(replace(live)) is None
-    assert Claimed(replace(context, session_id="ses_other"), ahead).rest_of(live) is None
+    assert await Claimed(context, given(ahead)).rest_of(live) is not None
+    assert await Claimed(context, None).rest_of(live) is None
+    assert await Claimed(context, given(ahead)).rest_of(replace(live)) is None
+    assert await Claimed(replace(context, session_id="ses_other"), given(ahead)).rest_of(live) is None
     ended = context.agent.last_active_at
     assert ended is not None
     later = replace(context.agent, last_active_at=ended + timedelta(microseconds=1))
-    assert Claimed(replace(context, agent=later), ahead).rest_of(live) is None
+    assert await Claimed(replace(context, agent=later), given(ahead)).rest_of(live) is None
 
 
 async def test_a_server_that_is_gone_gives_no_head_start(
@@ -104,3 +109,54 @@ async def test_a_server_that_is_gone_gives_no_head_start(
     await house.servers["alice"].kill()
     assert await take_head_start(manager._usable().instances.last_used("alice"), "main") is None
     assert await take_head_start(None, "main") is None
+
+
+async def test_a_prompt_goes_where_it_was_written_that_it_goes(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second turn on that the prompt is about to leave is written with its entry; where it then goes elsewhere, that is written."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask("one"))
+    parts = manager._usable()
+    marked: list[str] = []
+    mark_sending = parts.install.store.mark_sending
+
+    async def noted(run: Any, **where: Any) -> Any:
+        marked.append(where["after_message_id"])
+        return await mark_sending(run, **where)
+
+    monkeypatch.setattr(parts.install.store, "mark_sending", noted)
+    await runner.run(ask("two"))
+    assert marked == []
+
+    live = parts.instances.last_used("alice")
+    assert live is not None
+    assert live.last_turn is not None
+    live.last_turn = replace(live.last_turn, last_message_id="msg_000")
+    await runner.run(ask("three"))
+    (run, *_) = await manager.list_runs("alice")
+    assert marked == [run.after_message_id]
+    assert run.after_message_id != "msg_000"
+    assert house.prompts == ["one", "two", "three"]
+
+
+async def test_a_turn_that_never_left_gives_its_agent_back(
+    manager: RunnerManager, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused after its entry was written as sending: it is not sent, the agent is ready, and the next turn works."""
+    runner = await manager.create_runner(spec)
+    await runner.run(ask("one"))
+
+    async def refuse(_: object) -> None:
+        raise InsufficientResources("No room.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manager._usable().instances, "ensure", refuse)
+        with pytest.raises(InsufficientResources):
+            await runner.run(ask("two"))
+    (run, *_) = await manager.list_runs("alice")
+    assert run.result is not None
+    assert run.result.error is not None
+    assert run.result.error.code == "not_sent"
+    assert (await manager.get_runner("alice")).status == "ready"
+    assert (await runner.run(ask("three"))).success
