@@ -120,6 +120,8 @@ class Settings(BaseSettings):
     """Longest wait of a run for one of the ``max_containers`` places."""
     starts_at_once: int = Field(4, ge=1)
     """Instances that one manager starts at the same time; more wait in line."""
+    tasks_at_once: int = Field(10, ge=1)
+    """Agents whose tasks one executor works on at the same time; more wait in line."""
     max_retries: int = Field(3, ge=0)
     """Tries after the first one, where trying again may help: starting an instance, an engine that is away."""
     retry_backoff: Duration = timedelta(seconds=1)
