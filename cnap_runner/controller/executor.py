@@ -1,0 +1,206 @@
+"""Executor: accepts turns of tasks and does them, one at a time per task, a bounded number overall."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Self
+
+import anyio
+from anyio.abc import TaskGroup
+
+from cnap_runner.aio.guarded import keep_running
+from cnap_runner.aio.keyed_lock import KeyedLock
+from cnap_runner.aio.shield import run_shielded
+from cnap_runner.controller.drive import Drive
+from cnap_runner.controller.listener import TaskListener
+from cnap_runner.controller.tasks import Tasks, checked_prompt
+from cnap_runner.errors import ConflictError, ManagerUnusable, RunnerError, StoreBusy
+from cnap_runner.model.ids import check_id
+from cnap_runner.model.task import TaskEvent, TaskRecord, TaskState
+from cnap_runner.runner.manager import RunnerManager
+from cnap_runner.telemetry.logging import get_logger
+
+BACKLOG = 100
+"""Turns that may be accepted beyond those under way; who asks for more waits until there is room."""
+LOOK_AGAIN_SECONDS = 0.2
+BEGIN_LIMIT = timedelta(seconds=30)
+"""How long a turn's acceptance may take to be written; the store itself waits for its lock for less."""
+
+_TO_EXECUTE = frozenset({TaskState.PENDING})
+_TO_CONTINUE = frozenset({TaskState.PENDING, TaskState.WAITING, TaskState.FAILED})
+
+_log = get_logger(__name__)
+
+
+class Executor:
+    """Does the turns of tasks, on the agents of an open manager. An async context manager; one per manager.
+
+    A turn that was accepted is done in the background. Leaving the context aborts the turns under way: `wait` for those that matter. Turns
+    that dead managers left are settled from the run ledger when it begins, and every ``sweep_interval``.
+    """
+
+    def __init__(self, manager: RunnerManager, *, listener: TaskListener | None = None) -> None:
+        self._manager = manager
+        self._install = manager.parts.install
+        self._store = self._install.store.tasks
+        self._settings = self._install.settings
+        self.tasks = Tasks(manager, listener=listener)
+        self._places = anyio.CapacityLimiter(self._settings.tasks_at_once)
+        self._agents: KeyedLock[str] = KeyedLock()
+        self._room = anyio.Semaphore(self._settings.tasks_at_once + BACKLOG)
+        self._drives: dict[str, Drive] = {}
+        self._attended: set[str] = set()
+        self._stack = AsyncExitStack()
+        self._group: TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._close)
+            await self._settle_abandoned()
+            self._group.start_soon(self._keep_settling)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    # --- what may be asked for ------------------------------------------------------------------------------------------
+
+    async def handle(self, event: TaskEvent) -> TaskRecord:
+        """Do what an event asks for and return the task; a turn it asks for goes on in the background.
+
+        Raises as the method of that name does. ``execute`` of a task that is there already, pending and with the same agent and prompt,
+        begins it: an event may be delivered again.
+        """
+        match event.type:
+            case "execute":
+                await self._make(event)
+                return await self.execute(event.task_id)
+            case "continue":
+                return await self.send(event.task_id, event.prompt)
+            case "cancel":
+                return await self.cancel(event.task_id)
+            case "complete":
+                return await self.tasks.complete(event.task_id)
+
+    async def execute(self, task_id: str) -> TaskRecord:
+        """Begin a pending task. Raises as `send`, and `ConflictError` for one that was begun before."""
+        return await self._begin(task_id, None, _TO_EXECUTE)
+
+    async def send(self, task_id: str, prompt: str | None = None) -> TaskRecord:
+        """Accept one more turn of a task and return at once; without a prompt it sends what certainly was not sent yet.
+
+        Raises before anything is changed: `TaskNotFound`, `RunnerNotFound`, `RunInProgress` while a turn of the task is under way,
+        `InvalidTransition` for one that is over, `InvalidInput` where there is nothing to send.
+        """
+        return await self._begin(task_id, prompt, _TO_CONTINUE)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Cancel a task as `Tasks.cancel` does; a turn of it that waits for its place leaves the line."""
+        task = await self.tasks.cancel(task_id)
+        if (drive := self._drives.get(task_id)) is None:
+            return task
+        drive.give_up_waiting()
+        await drive.ended.wait()
+        return await self.tasks.get(task_id)
+
+    async def wait(self, task_id: str) -> TaskRecord:
+        """Wait until no turn of a task is under way, whoever drives it, and return the task."""
+        if (drive := self._drives.get(check_id(task_id))) is not None:
+            await drive.ended.wait()
+        while (task := await self.tasks.get(task_id)).owner is not None:
+            await anyio.sleep(LOOK_AGAIN_SECONDS)
+        return task
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    async def _make(self, event: TaskEvent) -> None:
+        if event.agent_id is None:
+            return
+        try:
+            await self.tasks.create(event.agent_id, event.prompt, task_id=event.task_id)
+        except ConflictError:
+            task = await self.tasks.get(event.task_id)
+            said = [message.content for message in await self.tasks.messages(event.task_id)]
+            if (task.agent_id, said[:1]) != (event.agent_id, [] if event.prompt is None else [event.prompt]):
+                raise
+
+    async def _begin(self, task_id: str, prompt: str | None, allowed: Collection[TaskState]) -> TaskRecord:
+        group = self._opened()
+        text = None if prompt is None else checked_prompt(prompt)
+        await self.tasks.get(task_id)
+        await self._room.acquire()
+        begun: list[TaskRecord] = []
+
+        async def begin() -> None:
+            turn = await self._store.begin_turn(
+                task_id, text, allowed=allowed, owner=self._install.manager_id, at=self._install.now()
+            )
+            drive = self._drives[task_id] = Drive(self._manager, turn, self.tasks.news)
+            begun.append(turn.task)
+            group.start_soon(self._drive, drive, turn.task)
+
+        try:
+            # Whole or not at all: a turn that is written down and driven by nobody would run for ever.
+            await run_shielded(begin, limit=BEGIN_LIMIT)
+        finally:
+            if not begun:
+                self._room.release()
+        if not begun:
+            raise StoreBusy(f"The turn of task {task_id} could not be written down within {BEGIN_LIMIT}.")
+        return begun[0]
+
+    async def _drive(self, drive: Drive, task: TaskRecord) -> None:
+        try:
+            await drive.run(self._place(task.agent_id))
+        finally:
+            if self._drives.get(task.task_id) is drive:
+                del self._drives[task.task_id]
+            self._room.release()
+
+    @asynccontextmanager
+    async def _place(self, agent_id: str) -> AsyncIterator[None]:
+        """One of the places. An agent's tasks take one together, for it does one turn at a time: waiting for each other they need none."""
+        async with self._agents.holding(agent_id), self._places:
+            yield
+
+    async def _keep_settling(self) -> None:
+        async def settle() -> None:
+            while True:
+                await anyio.sleep(self._settings.sweep_interval.total_seconds())
+                await self._settle_abandoned()
+
+        await keep_running(settle, failed=lambda error: _log.warning("settling_failed", error=str(error)))
+
+    async def _settle_abandoned(self) -> None:
+        group = self._opened()
+        for task in await self.tasks.settle():
+            if task.task_id not in self._attended:
+                self._attended.add(task.task_id)
+                group.start_soon(self._attend, task)
+
+    async def _attend(self, task: TaskRecord) -> None:
+        """See a run that a dead manager left to its end, then settle its task."""
+        try:
+            noted = await self._store.note_run(task.task_id, owner=task.owner or "")
+            await self._manager.wait_run(noted.run_id or "")
+            await self.tasks.settle()
+        except RunnerError as error:
+            _log.warning("task_not_settled", task_id=task.task_id, error=str(error))
+        finally:
+            self._attended.discard(task.task_id)
+
+    def _opened(self) -> TaskGroup:
+        if self._group is None:
+            raise ManagerUnusable(
+                "The executor is not open.", hint="Use it inside `async with Executor(…) as executor:`."
+            )
+        return self._group
+
+    def _close(self) -> None:
+        group, self._group = self._group, None
+        if group is not None:
+            group.cancel_scope.cancel()
