@@ -477,11 +477,11 @@ class Store(ABC):
 
     @abstractmethod
     async def list_pending(self, agent_id: str | None = None) -> list[PendingAnswer]:
-        """Return what waits, of all agents or of one, oldest first."""
+        """Return what waits in unfinished runs, of all agents or of one, oldest first."""
 
     @abstractmethod
     async def count_pending(self) -> dict[str, int]:
-        """Count what waits, by agent; those without any are left out."""
+        """Count what waits in unfinished runs, by agent; those without any are left out."""
 
     @abstractmethod
     async def drop_pending(self, request_id: str) -> None:

@@ -14,11 +14,13 @@ from datetime import timedelta
 import anyio
 
 from cnap_runner.errors import RunnerError, RunnerNotFound, ServerUnreachable, SessionNotFound
+from cnap_runner.model.agent import Answers
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
+from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
@@ -64,6 +66,7 @@ class Settlement:
                 record = record.turn_ended(at=install.now())
             result = result_of(active.run, end, install)
             await install.store.finish_run(active.run, result, runner=record, at=install.now())
+            await install.store.drop_pending_of(run.agent_id, run.run_id)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(run.agent_id, install.manager_id)
@@ -110,12 +113,12 @@ class Settlement:
             live = await self._instances.use_as_it_is(record)
             if live is not None:
                 if await self._arrived(live.client, run):
-                    return await self._follow(active, live), record
+                    return await self._follow(active, live, row.spec.answers), record
                 record = await self._instances.end(record, reason="to prove that a prompt did not arrive")
         live, record = await self._instances.ensure(replace(row, runner=record))
         if not await was_sent(live.client, run.session_id or "", run.after_message_id):
             return _NOT_SENT, record
-        return await self._follow(active, live), record
+        return await self._follow(active, live, row.spec.answers), record
 
     async def _arrived(self, client: OpenCodeClient, run: RunRecord) -> bool:
         with anyio.move_on_after(ARRIVAL_SECONDS):
@@ -124,15 +127,16 @@ class Settlement:
             return True
         return False
 
-    async def _follow(self, active: ActiveRun, live: LiveInstance) -> TurnEnd:
-        """Follow the turn to its end, within the time it has; an abort is heard here too."""
+    async def _follow(self, active: ActiveRun, live: LiveInstance, answers: Answers) -> TurnEnd:
+        """Follow the turn to its end, within the time it has; an abort is heard here too, and what it asks is seen to."""
         run = active.run
+        answering = Answering(self._install, run=run, answers=answers, live=live, emit=_nobody_listens)
         turn = Turn(
             live.client,
             live.events,
             session_id=run.session_id or "",
             after_message_id=run.after_message_id,
-            emit=_nobody_listens,
+            emit=answering.hear,
             timing=turn_timing(self._install),
         )
         active.instance_id, active.interruption = live.ref.instance_id, None
@@ -140,7 +144,8 @@ class Settlement:
         left = max(self._install.settings.max_run_time - used, timedelta(seconds=1))
         end: TurnEnd | None = None
         with active.interruptible(anyio.current_time() + left.total_seconds()):
-            end = await turn.follow()
+            async with answering.open():
+                end = await turn.follow()
         if end is not None:
             return end
         if active.interruption is Interruption.DIED:

@@ -8,9 +8,11 @@ import sqlalchemy as sa
 
 from cnap_runner.model.answers import AnswerKind, PendingAnswer
 from cnap_runner.store.codec import Row, from_micros, to_micros
-from cnap_runner.store.schema import pending_answers
+from cnap_runner.store.schema import pending_answers, runs, unfinished
 
-_BY_AGE = sa.select(pending_answers).order_by(pending_answers.c.asked_at, pending_answers.c.request_id)
+_STANDS = sa.exists().where(runs.c.run_id == pending_answers.c.run_id, unfinished)
+"""Nothing waits for a run that is over, even where it could not be forgotten at its end."""
+_BY_AGE = sa.select(pending_answers).where(_STANDS).order_by(pending_answers.c.asked_at, pending_answers.c.request_id)
 
 
 def add(tx: sa.Connection, pending: PendingAnswer) -> PendingAnswer:
@@ -35,8 +37,8 @@ def list_all(tx: sa.Connection, agent_id: str | None) -> list[PendingAnswer]:
 
 def count(tx: sa.Connection) -> dict[str, int]:
     """How many wait, by agent; one without any is left out."""
-    query = sa.select(pending_answers.c.agent_id, sa.func.count().label("waiting")).group_by(pending_answers.c.agent_id)
-    return {row.agent_id: row.waiting for row in tx.execute(query)}
+    query = sa.select(pending_answers.c.agent_id, sa.func.count().label("waiting")).where(_STANDS)
+    return {row.agent_id: row.waiting for row in tx.execute(query.group_by(pending_answers.c.agent_id))}
 
 
 def drop(tx: sa.Connection, request_id: str) -> None:

@@ -1,0 +1,169 @@
+"""What one turn asks, seen to: what the agent's rules reply to is replied to at once, the rest waits for somebody until its deadline.
+
+A deadline is stored with the request, so that whoever takes the turn over keeps it, and is compared with the install's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from cnap_runner.aio.lone import lone_errors
+from cnap_runner.aio.shield import shielded
+from cnap_runner.errors import AnswerNotPending, ServerError, StoreError
+from cnap_runner.model.agent import Answers
+from cnap_runner.model.answers import AnswerKind, PendingAnswer, reply_to_permission, reply_to_question
+from cnap_runner.model.events import PermissionRaised, QuestionRaised, RequestAnswered, RunEvent
+from cnap_runner.model.run import RunRecord
+from cnap_runner.runner.answers.replying import (
+    REJECTED_BY_NOBODY,
+    REJECTED_BY_RULE,
+    GivenAnswer,
+    Reply,
+    note_answer,
+    reply_of,
+    send,
+)
+from cnap_runner.runner.boot import LiveInstance
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.turns.callbacks import Emit
+from cnap_runner.telemetry.logging import get_logger
+
+CLOCK_SECONDS = 1.0
+"""How often the clock is looked at while something waits."""
+FORGET = timedelta(seconds=1)
+"""How long it may take to forget what a turn that is over waited for."""
+
+_log = get_logger(__name__)
+
+
+class Answering:
+    """Sees to the permissions and questions of one turn."""
+
+    def __init__(self, install: Install, *, run: RunRecord, answers: Answers, live: LiveInstance, emit: Emit) -> None:
+        """What is heard is handed on to ``emit``, once a request that waits for somebody can be answered."""
+        self._install = install
+        self._run = run
+        self._answers = answers
+        self._live = live
+        self._emit = emit
+        self._tasks: TaskGroup | None = None
+        self._waiting: dict[str, anyio.CancelScope] = {}
+        self._has_stored = False
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Reply, and watch deadlines, as long as the context lasts; then nothing of the turn waits any more."""
+        with lone_errors():
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                try:
+                    yield
+                finally:
+                    self._tasks = None
+                    tasks.cancel_scope.cancel()
+                    if self._has_stored:
+                        async with shielded(FORGET):
+                            await self._forget()
+
+    async def hear(self, event: RunEvent) -> None:
+        """Take in an event of the turn and hand it on."""
+        match event:
+            case PermissionRaised() | QuestionRaised() if self._tasks is not None:
+                event = await self._see_to(event, self._tasks)
+            case RequestAnswered(request_id):
+                await self._end_wait(request_id)
+        await self._emit(event)
+
+    async def _see_to(self, event: PermissionRaised | QuestionRaised, tasks: TaskGroup) -> RunEvent:
+        """Begin to see to a request; what waits for somebody is told with its deadline."""
+        pending, said = self._pending(event), self._rule(event)
+        if said != "ask":
+            reply = reply_of(said, pending.kind, pending.asked, message=REJECTED_BY_RULE)
+            tasks.start_soon(self._reply, pending, reply, "by its rules")
+            return event
+        try:
+            self._has_stored = True
+            pending = await self._install.store.add_pending(pending)
+        except StoreError as error:
+            # Nobody else can see it then, but its deadline holds all the same.
+            _log.warning("pending_not_stored", agent_id=pending.agent_id, error=str(error))
+        _log.info("answer_awaited", agent_id=pending.agent_id, run_id=pending.run_id, request_id=pending.request_id)
+        scope = self._waiting[pending.request_id] = anyio.CancelScope()
+        tasks.start_soon(self._watch, pending, scope)
+        return replace(event, deadline=pending.deadline_at)
+
+    def _rule(self, event: PermissionRaised | QuestionRaised) -> str:
+        if isinstance(event, PermissionRaised):
+            return reply_to_permission(self._answers, event.permission, event.patterns)
+        return reply_to_question(self._answers)
+
+    def _pending(self, event: PermissionRaised | QuestionRaised) -> PendingAnswer:
+        install, now = self._install, self._install.now()
+        if isinstance(event, PermissionRaised):
+            kind = AnswerKind.PERMISSION
+            asked: dict[str, Any] = {"permission": event.permission, "patterns": list(event.patterns)}
+        else:
+            kind, asked = AnswerKind.QUESTION, {"questions": [dict(question) for question in event.questions]}
+        return PendingAnswer(
+            request_id=event.request_id,
+            agent_id=self._run.agent_id,
+            run_id=self._run.run_id,
+            instance_id=self._live.ref.instance_id,
+            kind=kind,
+            asked=install.redactor.redact_data(asked),
+            asked_at=now,
+            deadline_at=now + (self._answers.deadline or install.settings.answer_deadline),
+        )
+
+    async def _watch(self, pending: PendingAnswer, scope: anyio.CancelScope) -> None:
+        """Wait until the deadline, then reply with the fallback."""
+        with scope:
+            while (left := (pending.deadline_at - self._install.now()).total_seconds()) > 0:
+                await anyio.sleep(min(left, CLOCK_SECONDS))
+            given: GivenAnswer = self._answers.fallback if pending.kind is AnswerKind.PERMISSION else "reject"
+            reply = reply_of(given, pending.kind, pending.asked, message=REJECTED_BY_NOBODY)
+            # That it is answered may be heard before the reply has returned.
+            del self._waiting[pending.request_id]
+            await self._reply(pending, reply, "because nobody answered in time")
+
+    async def _reply(self, pending: PendingAnswer, reply: Reply, by: str) -> None:
+        """Reply, as often as it takes: until then the agent waits. Somebody may have been faster."""
+        while True:
+            try:
+                await send(self._live.client, pending.request_id, reply)
+            except AnswerNotPending:
+                break
+            except ServerError as error:
+                _log.warning("reply_failed", agent_id=pending.agent_id, error=str(error))
+                await anyio.sleep(CLOCK_SECONDS)
+            else:
+                with anyio.CancelScope(shield=True):
+                    await note_answer(self._install, pending, reply, by=by)
+                break
+        await self._drop(pending.request_id)
+
+    async def _end_wait(self, request_id: str) -> None:
+        """Stop waiting for what was answered, by whomever."""
+        if (scope := self._waiting.pop(request_id, None)) is not None:
+            scope.cancel()
+            await self._drop(request_id)
+
+    async def _drop(self, request_id: str) -> None:
+        if self._has_stored:
+            try:
+                await self._install.store.drop_pending(request_id)
+            except StoreError as error:
+                _log.warning("pending_not_dropped", request_id=request_id, error=str(error))
+
+    async def _forget(self) -> None:
+        try:
+            await self._install.store.drop_pending_of(self._run.agent_id, self._run.run_id)
+        except StoreError as error:
+            _log.warning("pending_not_dropped", run_id=self._run.run_id, error=str(error))
