@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cnap_runner.model.instance import InstanceSpec
 from cnap_runner.settings import Settings
@@ -17,6 +17,9 @@ from cnap_runner.testing.fake_backend import FakeBackend
 from cnap_runner.testing.fake_opencode import FakeOpenCode
 from cnap_runner.testing.fake_opencode.script import Step
 from cnap_runner.wiring import RunnerManager
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 class House:
@@ -40,11 +43,13 @@ class House:
         if not self.servers:
             self._turns += turns
 
-    def manager(self, *, is_observer: bool = False, **settings: Any) -> RunnerManager:
+    def manager(
+        self, *, is_observer: bool = False, registry: CollectorRegistry | None = None, **settings: Any
+    ) -> RunnerManager:
         """A manager of this install, in its own right: with its own lock and its own connections."""
         quick: dict[str, Any] = {"start_timeout": 5, "health_timeout": 5, "stall_timeout": 1, "not_started_after": 2}
         quick |= {"retry_backoff": 0.01, "retry_backoff_max": 0.02, **settings}
-        return RunnerManager(Settings(data_dir=self.data_dir, **quick), is_observer=is_observer)
+        return RunnerManager(Settings(data_dir=self.data_dir, **quick), is_observer=is_observer, registry=registry)
 
     async def kill(self, agent_id: str = "alice") -> None:
         """Let an agent's instance crash."""
