@@ -281,9 +281,13 @@ class LogLine:
     """One line of an instance's output, without its line end."""
 
     stream: str
-    """``stdout`` or ``stderr``."""
+    """``stdout`` or ``stderr``; ``cnap-runner`` for what this package says about the output, such as that lines are missing."""
     text: str
     at: datetime | None = None
+    instance_id: str | None = None
+    """Where it was collected: the instance that wrote it."""
+    run_id: str | None = None
+    """The agent's run at that time, where there was one."""
 
 
 @dataclass(frozen=True, slots=True)

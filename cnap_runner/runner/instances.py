@@ -31,6 +31,7 @@ from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.boot import Booter, Life, LiveInstance
 from cnap_runner.runner.chronicle import note_adoption, note_end, note_failed_start, note_start
+from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
@@ -55,8 +56,9 @@ _log = get_logger(__name__)
 class Instances:
     """The instances this manager talks to. All methods but `note_death`, `note_freeze` and `last_used` need the agent's lease."""
 
-    def __init__(self, install: Install, template: Mapping[str, Any]) -> None:
+    def __init__(self, install: Install, template: Mapping[str, Any], logs: LogCollectors) -> None:
         self._install = install
+        self._logs = logs
         self._reach = Reach(install)
         self._booter = Booter(install, self._reach)
         self.planner = Planner(install, template)
@@ -228,7 +230,7 @@ class Instances:
         """Remove every instance of an agent from the backend."""
         await self._forget(agent_id)
         for ref in await self._refs_of(agent_id):
-            await self._remove(ref)
+            await self._remove(agent_id, ref)
 
     async def aclose(self) -> None:
         """Close all streams and clients. Instances stay as they are."""
@@ -274,6 +276,7 @@ class Instances:
     async def _remember(self, live: LiveInstance) -> LiveInstance:
         await self._forget(live.agent_id)
         self._live[live.agent_id] = live
+        self._logs.follow(live.agent_id, live.ref)
         return live
 
     async def _forget(self, agent_id: str) -> None:
@@ -336,12 +339,15 @@ class Instances:
         """
         await self._forget(record.agent_id)
         if record.ref is not None:
-            await self._remove(record.ref)
+            await self._remove(record.agent_id, record.ref)
         elif record.generation > 0:
             await self.remove_all(record.agent_id)
 
-    async def _remove(self, ref: InstanceRef) -> None:
+    async def _remove(self, agent_id: str, ref: InstanceRef) -> None:
+        """End and remove an instance, after its last words were collected."""
         install = self._install
+        await install.backend.stop(ref, grace=install.settings.stop_timeout)
+        await self._logs.complete(agent_id, ref)
         await install.backend.remove(ref, grace=install.settings.stop_timeout)
         await self._reach.forget({ref.instance_id})
         install.redactor.remove(

@@ -14,6 +14,7 @@ from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import BackendError, RunnerError
 from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
+from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.metering.metering import Metering
@@ -46,7 +47,8 @@ class Parts:
         self.install = install
         self.tasks = tasks
         self.active = ActiveRuns()
-        self.instances = Instances(install, template)
+        self.logs = LogCollectors(install, tasks, self._learn_secrets)
+        self.instances = Instances(install, template, self.logs)
         self._quota = Quota(install, self.active, tasks, self._stop_instance)
         self.runs = Runs(install, self.instances, self.active, self._quota)
         self._watch = Watch(install, self.instances, self.active)
@@ -73,6 +75,7 @@ class Parts:
             await self.tasks.start(self.metering.show, install.exposure)
             self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)
         if not is_observer:
+            self.tasks.start_soon(self._keep, "logs", self.logs.follow_all)
             abandoned = {
                 run.agent_id
                 for run in await self.install.store.list_runs(states=UNFINISHED)
@@ -82,6 +85,9 @@ class Parts:
             self.tasks.start_soon(self._prune)
             if abandoned:
                 self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
+
+    async def _learn_secrets(self, agent_id: str) -> None:
+        await self.instances.known_secrets.learn(agent_id)
 
     async def end(self) -> None:
         """End the turns under way, sign off, and stop the agents that no other living manager uses."""

@@ -145,6 +145,17 @@ class ManagerLock(_FileLock):
             self._path.unlink()
 
 
+class LogLock(_FileLock):
+    """Held by the one manager that collects an agent's output. Raises `StoreBusy` at once where another one does."""
+
+    def __init__(self, data_dir: Path, agent_id: str) -> None:
+        super().__init__(data_dir / MANAGERS_FOLDER / "logs" / f"{agent_id}.lock", time_limit=timedelta(0))
+
+    def _before_release(self) -> None:
+        with suppress(OSError):
+            self._path.unlink()
+
+
 def liveness(data_dir: Path) -> Callable[[str], bool]:
     """Give the ``is_alive`` of an install, as `Store` wants it: from any thread, at once, and without raising."""
     return lambda manager_id: is_alive(data_dir, manager_id)

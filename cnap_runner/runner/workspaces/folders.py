@@ -55,6 +55,11 @@ class AgentFolders:
         return self._own / "settings"
 
     @property
+    def logs(self) -> Path:
+        """What its server wrote, as it was collected."""
+        return self._own / "logs"
+
+    @property
     def seeded_mark(self) -> Path:
         """There once the workspace was seeded: one that was emptied since is not seeded again."""
         return self._own / "seeded"

@@ -1,0 +1,47 @@
+"""Going on in an instance's output behind the line that was read last. Pure."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from cnap_runner.model.instance import LogLine
+from cnap_runner.runner.collectors.segments import Standing
+
+SKEW = timedelta(seconds=1)
+"""The two streams of an instance are stamped apart, so their times may be out of order by a moment."""
+
+
+class Resumption:
+    """Passes over what was read before, in an output that is read again from ``since`` on.
+
+    The order of lines in an engine's log never changes, so all up to the last known line are known, whatever their times say.
+    """
+
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
+        self._left = standing.count
+        self._held: list[LogLine] = []
+        self._is_past = standing.at is None
+        self.since = None if standing.at is None else standing.at - SKEW
+        """From when on the output must be read; None: from its beginning."""
+
+    def take(self, line: LogLine) -> list[LogLine]:
+        """Give the lines that are new now: none, this one, or those held back and this one."""
+        known = self._standing
+        if self._is_past:
+            return [line]
+        if (line.stream, line.at) == (known.stream, known.at):
+            self._left -= 1
+            if self._left == 0:
+                self._held, self._is_past = [], True
+            return []
+        if known.at is not None and line.at is not None and line.at > known.at + SKEW:
+            return [*self.rest(), line]
+        self._held.append(line)
+        return []
+
+    def rest(self) -> list[LogLine]:
+        """Give what was held back where the last known line did not come: the engine has forgotten it."""
+        held, self._held, self._is_past = self._held, [], True
+        known = self._standing.at
+        return [line for line in held if line.at is None or known is None or line.at > known]
