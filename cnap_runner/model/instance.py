@@ -300,6 +300,8 @@ class ResourceUsage:
     cpu_seconds: float
     """Used since its start."""
     pids: int
+    peak_bytes: int | None = None
+    """The most memory that it had since its start, page cache included; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

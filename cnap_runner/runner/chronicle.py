@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.journal import DecisionKind, Evidence
@@ -26,11 +26,20 @@ class Death:
     """In plain words."""
     exit_code: int | None = None
     is_oom_killed: bool = False
+    peak: int | None = None
+    """The most memory it had, in bytes, where that could be measured."""
 
     @classmethod
-    def of(cls, exit_code: int | None, *, is_oom_killed: bool) -> Death:
+    def of(cls, exit_code: int | None, *, is_oom_killed: bool, peak: int | None = None) -> Death:
         """Say it of an instance whose exit was seen."""
-        return cls(died_because(exit_code, is_oom_killed=is_oom_killed), exit_code, is_oom_killed)
+        return cls(died_because(exit_code, is_oom_killed=is_oom_killed), exit_code, is_oom_killed, peak)
+
+    def with_limit(self, limit: int | None) -> Death:
+        """Say of one that ran out of memory what it was allowed, in bytes, and what it had."""
+        if limit is None:
+            return self
+        had = "" if self.peak is None else f", {self.peak >> 20} MiB at its peak"
+        return replace(self, reason=f"{self.reason}; its limit was {limit >> 20} MiB, and it wanted more{had}")
 
     @property
     def kind(self) -> DecisionKind:
@@ -99,7 +108,8 @@ async def note_end(
 async def note_death(install: Install, record: RunnerRecord, death: Death, evidence: Evidence | None = None) -> None:
     """Write that an instance ended by itself; of one that ran out of memory also what it was allowed."""
     limit = record.limits.memory_bytes >> 20 if death.is_oom_killed and record.limits is not None else None
-    told = _told({**_which(record), "exit_code": death.exit_code, "memory_limit_mb": limit})
+    peak = None if death.peak is None else death.peak >> 20
+    told = _told({**_which(record), "exit_code": death.exit_code, "memory_limit_mb": limit, "memory_peak_mb": peak})
     await note(install, record.agent_id, death.kind, death.reason, {**told, **(evidence or {})})
 
 

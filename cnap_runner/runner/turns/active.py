@@ -35,6 +35,8 @@ class ActiveRun:
     """Set while the run depends on this instance."""
     interruption: Interruption | None = None
     reason: str = ""
+    is_out_of_memory: bool = False
+    """Whether its instance died for want of memory."""
     ended: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope | None = None
     """Of the stretch the run is in."""
@@ -112,8 +114,9 @@ class ActiveRuns:
         with anyio.move_on_after(at_most):
             await event.wait()
 
-    def instance_died(self, instance_id: str, reason: str) -> None:
+    def instance_died(self, instance_id: str, reason: str, *, is_out_of_memory: bool = False) -> None:
         """Interrupt the runs that depend on an instance."""
         for active in self:
             if active.instance_id == instance_id:
+                active.is_out_of_memory = active.is_out_of_memory or is_out_of_memory
                 active.interrupt(Interruption.DIED, reason)

@@ -42,6 +42,7 @@ async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, hear
     message = f"The turn was ended: {active.reason}."
     if active.interruption is Interruption.DIED:
         message = f"The agent's instance ended in the middle of the turn: {active.reason}."
+        code = "out_of_memory" if active.is_out_of_memory else code
     else:
         with anyio.move_on_after(WIND_UP.total_seconds()):
             try:
