@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from datetime import timedelta
+from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import NoReturn
 
 import anyio
@@ -18,6 +19,7 @@ from cnap_runner.model.journal import Decision
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.collectors.reading import LogQuery, LogReader
 from cnap_runner.runner.journal import told
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.provisioning.changes import PendingChange
@@ -107,16 +109,31 @@ class Runner:
         """End the unfinished runs of a task, whoever drives them, and wait for their end. None: nothing happens."""
         await self._usable().runs.abort(self.agent_id, check_id(task_id))
 
-    async def logs(self, *, tail: int | None = None, follow: bool = False) -> AsyncIterator[LogLine]:
-        """Yield what the instance's server wrote, oldest first; the last ``tail`` lines, and with ``follow`` what comes after.
+    async def logs(
+        self,
+        *,
+        tail: int | None = None,
+        follow: bool = False,
+        since: datetime | timedelta | None = None,
+        grep: str | None = None,
+        run: str | None = None,
+    ) -> AsyncIterator[LogLine]:
+        """Yield what the agent's servers wrote, oldest first: what was collected, of containers that are gone too, then what the present
+        one has said since; with ``follow`` what it goes on to say, until it ends.
 
-        Known secrets are redacted. Raises `InstanceNotFound` where the agent has no instance yet.
+        Wanted are lines not older than ``since`` (a moment, or so long ago), with a match of the regular expression ``grep``, of the time
+        of the run ``run``; of these the last ``tail``. Each line names its instance and, where there was one, its run. Known secrets are
+        redacted. Raises `InstanceNotFound` where the agent has no output yet, `InvalidInput`, and `RunNotFound`.
         """
         parts = self._usable()
-        install, ref = parts.install, await self._ref()
+        install = parts.install
+        query = LogQuery.of(tail=tail, since=since, grep=grep, run=run, now=install.now())
         await parts.instances.known_secrets.learn(self.agent_id)
-        async for line in install.backend.logs(ref, tail=tail, is_following=follow):
-            yield LogLine(stream=line.stream, text=install.redactor.redact(line.text), at=line.at)
+        ref = (await install.store.get_agent(self.agent_id)).runner.ref
+        reader = LogReader(install, self.agent_id, ref, query)
+        async with aclosing(reader.lines(is_following=follow)) as lines:
+            async for line in lines:
+                yield line
 
     async def exec(self, argv: Sequence[str], *, timeout: timedelta = timedelta(minutes=1)) -> ExecResult:
         """Run one command inside the live instance, as the agent's user, in its workspace. Starts nothing.
