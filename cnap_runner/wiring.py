@@ -31,7 +31,7 @@ from cnap_runner.secrets.files import FileSource
 from cnap_runner.secrets.keyring import KeyringSource
 from cnap_runner.secrets.vault import Vault
 from cnap_runner.settings import Settings
-from cnap_runner.store.presence import InstallLock, ManagerLock, MetricsLock, liveness, remove_dead_files
+from cnap_runner.store.presence import InstallLock, KeeperLock, ManagerLock, MetricsLock, liveness, remove_dead_files
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
 
@@ -104,6 +104,7 @@ async def open_install(
                 connect=OpenCodeClient,
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
+                keeper_lock=lambda: KeeperLock(data_dir),
                 kit_for=partial(_kit_for, own_image=settings.image),
                 has_image=_has_image,
                 exposure=exposure,

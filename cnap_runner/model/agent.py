@@ -24,6 +24,10 @@ MIN_MEMORY_MB = 384
 """Below this OpenCode is killed for want of memory while it starts (measured at 256 MB, works slowly at 384 MB)."""
 
 
+_LONGEST_RULE = 500
+_LONGEST_ANSWER = 4000
+
+
 class Resources(EdgeModel):
     """Limits of an agent's instance. What is left out comes from the settings."""
 
@@ -87,12 +91,42 @@ class Egress(EdgeModel):
 
 
 class Answers(EdgeModel):
-    """What is replied to permissions and questions the agent raises."""
+    """What is replied to permissions and questions the agent raises. Left out: all is allowed, and the question tool is off."""
 
     permissions: dict[str, Reply] = Field(default_factory=dict)
+    """``PERMISSION`` or ``PERMISSION:PATTERN`` → ``allow``, ``reject`` or ``ask``: ``{"bash": "allow", "bash:git push *": "ask"}``. The last that
+    matches counts. They come after the permissions of ``opencode``."""
     questions: str | None = None
+    """``ask``, ``reject``, or the answer that each question gets. None: ``reject``, and the question tool is off."""
     deadline: Duration | None = None
+    """How long one that is asked waits for a reply. None: ``answer_deadline`` of the settings."""
     fallback: Literal["allow", "reject"] = "reject"
+    """What is replied to a permission at its deadline. A question is always rejected then."""
+
+    @field_validator("permissions")
+    @classmethod
+    def _rules_name_permissions(cls, value: dict[str, Reply]) -> dict[str, Reply]:
+        for key in value:
+            permission = key.partition(":")[0]
+            if (
+                not permission
+                or len(key) > _LONGEST_RULE
+                or not key.isprintable()
+                or any(c.isspace() for c in permission)
+            ):
+                raise InvalidInput(
+                    f"{key[:80]!r} is no rule: write PERMISSION or PERMISSION:PATTERN, such as 'bash:git push *'."
+                )
+            if permission == "question":
+                raise InvalidInput("questions have a field of their own: answers.questions.")
+        return value
+
+    @field_validator("questions")
+    @classmethod
+    def _answer_says_something(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or len(value) > _LONGEST_ANSWER):
+            raise InvalidInput(f"it is 'ask', 'reject', or an answer of at most {_LONGEST_ANSWER} characters.")
+        return value
 
 
 class Life(EdgeModel):
@@ -177,12 +211,7 @@ def check_model(value: str) -> str:
     return value
 
 
-_LATER: tuple[tuple[str, Any], ...] = (
-    ("answers", Answers()),
-    ("life.pause_after", None),
-    ("life.idle_timeout", None),
-    ("life.max_age", None),
-)
+_LATER: tuple[tuple[str, Any], ...] = (("answers", Answers()),)
 
 
 def unbuilt_fields(spec: AgentSpec) -> list[str]:

@@ -26,6 +26,7 @@ from cnap_runner.model.instance import InstanceRef, InstanceSpec, Network
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.lifecycle.wear import Wear
 from cnap_runner.runner.provisioning.planning import Plan
 from cnap_runner.runner.provisioning.settings_folder import write_settings
 from cnap_runner.runner.reach import Reach
@@ -79,6 +80,8 @@ class LiveInstance:
     """The last one that this manager drove here."""
     settings_written_at: int | None = None
     """As `written_at` told when this manager used it last: another one may have let it read its settings anew since."""
+    worn: Wear | None = None
+    """Why another instance is to take its place before it is used again."""
 
     async def aclose(self) -> None:
         """Close its stream and its connections. The instance stays as it is."""

@@ -7,7 +7,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,10 @@ def _no_kit(_image: str) -> Kit | None:
     return None
 
 
+def _alone() -> AbstractAsyncContextManager[object]:
+    return nullcontext()
+
+
 def _has_any_image(_image: str) -> bool:
     return True
 
@@ -65,6 +69,8 @@ class Install:
     known: KnownRunners
     lock: Callable[[], AbstractAsyncContextManager[object]]
     """``install.lock``: held for what happens once per install, such as making its networks."""
+    keeper_lock: Callable[[], AbstractAsyncContextManager[object]] = _alone
+    """``managers/keeper.lock``: held by whoever sweeps; raises `StoreBusy` at once where somebody else does."""
     kit_for: Callable[[str], Kit | None] = _no_kit
     """What must be brought into an image that is not ours. Blocks; raises as `cnap_runner.image.kit.prepare_kit`."""
     has_image: Callable[[str], bool] = _has_any_image

@@ -21,7 +21,6 @@ from cnap_runner.errors import (
     InstanceExited,
     InstanceNotFound,
     InvalidInput,
-    MaxContainersReached,
     RunnerError,
     ServerError,
 )
@@ -33,6 +32,11 @@ from cnap_runner.runner.boot import Booter, Life, LiveInstance
 from cnap_runner.runner.chronicle import note_adoption, note_end, note_failed_start, note_start
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.lifecycle.limits import idle_from, limits_of
+from cnap_runner.runner.lifecycle.places import Places, StartGate
+from cnap_runner.runner.lifecycle.steps import LifeSteps
+from cnap_runner.runner.lifecycle.waking import note_woken, thaw
+from cnap_runner.runner.lifecycle.wear import Wear, age_of
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
 from cnap_runner.runner.provisioning.planning import Plan, Planner
@@ -47,7 +51,6 @@ from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
 
 CLEAN_UP = timedelta(seconds=15)
-PLACE_POLL_SECONDS = 0.25
 _USABLE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
 
 _log = get_logger(__name__)
@@ -66,6 +69,9 @@ class Instances:
         self.known_secrets = KnownSecrets(install, self.planner)
         self._live: dict[str, LiveInstance] = {}
         self._starting: dict[str, Life] = {}
+        self.steps = LifeSteps(install, self)
+        self._places = Places(install, self.steps, clean_up=self.end_abandoned)
+        self._gate = StartGate(install.settings.starts_at_once)
         self._patient = PatientStart(install, self._start)
 
     def note_death(self, instance_id: str, reason: str, *, is_out_of_memory: bool = False) -> None:
@@ -106,9 +112,13 @@ class Instances:
             return None, await self._end_whole(
                 record, reason="its settings changed, which only a new container can take up"
             )
+        if (worn := await self._worn(row)) is not None:
+            return None, await self._end_whole(record, reason=worn.reason, kind=worn.kind, evidence=worn.evidence)
         live = await self._use(record)
         if live is None:
             return None, record
+        if record.status is RunnerStatus.PAUSED:
+            record = await note_woken(self._install, spec, record)
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
@@ -187,13 +197,20 @@ class Instances:
             await note_end(install, record, kind, reason, evidence)
         return record
 
-    async def _end_whole(self, record: RunnerRecord, *, reason: str) -> RunnerRecord:
+    async def _end_whole(
+        self,
+        record: RunnerRecord,
+        *,
+        reason: str,
+        kind: DecisionKind = DecisionKind.RECYCLED_CHANGE,
+        evidence: Evidence | None = None,
+    ) -> RunnerRecord:
         """End the present instance for a change, even if nobody waits for that any more: an end half done would keep its place."""
         limit = self._install.settings.stop_timeout + CLEAN_UP
         ended: list[RunnerRecord] = []
 
         async def end() -> None:
-            ended.append(await self.end(record, reason=reason, kind=DecisionKind.RECYCLED_CHANGE))
+            ended.append(await self.end(record, reason=reason, kind=kind, evidence=evidence))
 
         await run_shielded(end, limit=limit)
         if not ended:
@@ -232,6 +249,10 @@ class Instances:
         for ref in await self._refs_of(agent_id):
             await self._remove(agent_id, ref)
 
+    async def remove_stray(self, agent_id: str, ref: InstanceRef) -> None:
+        """End and remove one instance that is not the agent's present one."""
+        await self._remove(agent_id, ref)
+
     async def aclose(self) -> None:
         """Close all streams and clients. Instances stay as they are."""
         for live in self._live.values():
@@ -243,9 +264,24 @@ class Instances:
 
     async def _use(self, record: RunnerRecord) -> LiveInstance | None:
         live = self._live.get(record.agent_id)
-        if live is not None and live.ref.instance_id == record.instance_id and live.life.can_serve:
-            return live
-        return await self._adopt(record)
+        if live is None or live.ref.instance_id != record.instance_id or live.life.died.is_set():
+            return await self._adopt(record)
+        is_frozen = live.life.is_frozen or record.status is RunnerStatus.PAUSED
+        return live if not is_frozen or await thaw(self._install, live) else await self._adopt(record)
+
+    async def _worn(self, row: AgentRow) -> Wear | None:
+        """Tell why the present instance is to be replaced before it is used again, unless no other could be started here."""
+        live = self._live.get(row.spec.agent_id)
+        is_ours = live is not None and live.ref.instance_id == row.runner.instance_id
+        found = live.worn if live is not None and is_ours else None
+        found = found or age_of(row.runner, limits_of(self._install, row.spec), self._install)
+        if found is not None:
+            try:
+                await self.planner.plan(row.spec, generation=row.runner.generation + 1)
+            except InvalidInput as error:
+                _log.warning("worn_instance_kept", agent_id=row.spec.agent_id, error=error.message)
+                return None
+        return found
 
     async def _adopt(self, record: RunnerRecord) -> LiveInstance | None:
         """Find out whether the recorded instance still serves, and take it over; None where it does not."""
@@ -294,16 +330,18 @@ class Instances:
         starting = _startable(record, install.now()).start_intended(
             instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
-        await self._take_place(starting)
-        began = anyio.current_time()
+        await self._places.take(starting)
         try:
-            await self._remove_remains(record)
-            await seed_at_start(install, spec)
-            await refuse_plugins(spec, install.settings.data_dir)
-            live = await self._remember(await self._boot(plan))
+            async with self._gate.passed():
+                began = anyio.current_time()
+                await self._remove_remains(record)
+                await seed_at_start(install, spec)
+                await refuse_plugins(spec, install.settings.data_dir)
+                live = await self._remember(await self._boot(plan))
             live.settings_written_at = await self._written_at(spec)
             ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
             ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
+            ready = idle_from(ready, limits_of(install, spec), install.now())
             await install.save_runner(ready)
         except BaseException as error:
             async with shielded(CLEAN_UP):
@@ -318,19 +356,6 @@ class Instances:
             return await self._booter.boot(plan, life)
         finally:
             del self._starting[plan.wanted.instance_id]
-
-    async def _take_place(self, record: RunnerRecord) -> None:
-        """Wait for one of the places of ``max_containers``, at most ``start_timeout``."""
-        install = self._install
-        with anyio.move_on_after(install.settings.start_timeout.total_seconds()):
-            while not await install.store.reserve_start(
-                record, manager_id=install.manager_id, max_containers=install.settings.max_containers
-            ):
-                await self.end_abandoned()
-                await anyio.sleep(PLACE_POLL_SECONDS)
-            install.known.see(record)
-            return
-        raise MaxContainersReached(f"All {install.settings.max_containers} places for containers are taken.")
 
     async def _remove_remains(self, record: RunnerRecord) -> None:
         """End and remove what is left of earlier instances: two servers must never share one state folder.

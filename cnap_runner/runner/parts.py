@@ -17,9 +17,11 @@ from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.lifecycle.keeper import Keeper
 from cnap_runner.runner.metering.metering import Metering
 from cnap_runner.runner.provisioning.changes import is_behind
 from cnap_runner.runner.reach import Reach
+from cnap_runner.runner.recovery.resync import Resync
 from cnap_runner.runner.secrecy.errors import redacted_errors
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
 from cnap_runner.runner.turns.runs import Runs
@@ -51,6 +53,7 @@ class Parts:
         self.instances = Instances(install, template, self.logs)
         self._quota = Quota(install, self.active, tasks, self._stop_instance)
         self.runs = Runs(install, self.instances, self.active, self._quota)
+        self.keeper = Keeper(install, self.instances, self.active, chores=(self._forget_dead, self._prune))
         self._watch = Watch(install, self.instances, self.active)
         self.metering = Metering(install, self._quota.measured)
 
@@ -75,6 +78,7 @@ class Parts:
             await self.tasks.start(self.metering.show, install.exposure)
             self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)
         if not is_observer:
+            self.tasks.start_soon(self._keep, "resync", Resync(install, self.instances, self._watch).run)
             self.tasks.start_soon(self._keep, "logs", self.logs.follow_all)
             abandoned = {
                 run.agent_id
@@ -82,6 +86,7 @@ class Parts:
                 if self.runs.queue.is_abandoned(run)
             }
             self.tasks.start_soon(self._end_abandoned_starts)
+            self.tasks.start_soon(self._keep, "keeper", self.keeper.run)
             self.tasks.start_soon(self._prune)
             if abandoned:
                 self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
@@ -180,6 +185,11 @@ class Parts:
                     return
                 row = await install.store.get_agent(agent_id)
                 await self.instances.end(row.runner, reason="the manager that used it ended")
+
+    async def _forget_dead(self) -> None:
+        """Let go of what managers that were killed had: their leases, and places they had begun to take or give back."""
+        await self.install.store.forget_dead_managers(self.install.is_alive)
+        await self.instances.end_abandoned()
 
     async def _end_abandoned_starts(self) -> None:
         try:

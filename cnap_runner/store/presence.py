@@ -28,6 +28,7 @@ from cnap_runner.errors import StoreBusy, StoreError
 
 MANAGERS_FOLDER = "managers"
 INSTALL_LOCK = "install.lock"
+KEEPER_LOCK = "keeper.lock"
 METRICS_LOCK = "metrics.lock"
 
 _FIRST_PAUSE = timedelta(milliseconds=5)
@@ -154,6 +155,13 @@ class LogLock(_FileLock):
     def _before_release(self) -> None:
         with suppress(OSError):
             self._path.unlink()
+
+
+class KeeperLock(_FileLock):
+    """``managers/keeper.lock``: held for one look at the agents that are due. Raises `StoreBusy` at once where another process has it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir / MANAGERS_FOLDER / KEEPER_LOCK, time_limit=timedelta(0))
 
 
 def liveness(data_dir: Path) -> Callable[[str], bool]:

@@ -21,15 +21,19 @@ from cnap_runner.errors import (
     StoreBusy,
     StoreError,
 )
+from cnap_runner.model.agent import Answers
 from cnap_runner.model.counts import QUEUE_WAIT
+from cnap_runner.model.decisions.life import LifeLimits
 from cnap_runner.model.events import RunEnded, RunEvent, StatusChanged, TextDelta
 from cnap_runner.model.run import Outcome, RunError, RunRequest, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.turn import Turn, TurnEnd, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
+from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LastTurn, LiveInstance
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.lifecycle.limits import idle_from, limits_of
 from cnap_runner.runner.secrecy.events import RedactedEvents
 from cnap_runner.runner.turns.active import ActiveRun, Interruption
 from cnap_runner.runner.turns.callbacks import Audience
@@ -58,6 +62,8 @@ class _Sendable:
     after_message_id: str | None
     prompt: Prompt
     max_run_time: timedelta
+    limits: LifeLimits
+    answers: Answers
 
 
 class Execution:
@@ -147,7 +153,8 @@ class Execution:
         else:
             after = rest.last_message_id
         prompt = make_prompt(row.spec, request, files)
-        return _Sendable(live, record, session_id, after, prompt, max_run_time)
+        limits = limits_of(self._install, row.spec)
+        return _Sendable(live, record, session_id, after, prompt, max_run_time, limits, row.spec.answers)
 
     async def _session(
         self, live: LiveInstance, session_id: str | None, *, at_most: timedelta
@@ -230,30 +237,35 @@ class Execution:
     # --- from the sending on --------------------------------------------------------------------------------------------
 
     async def _send(self, sendable: _Sendable, *, deadline: float | None) -> RunResult:
+        live = sendable.live
+        answering = Answering(self._install, run=self._active.run, answers=sendable.answers, live=live, emit=self._hear)
         turn = Turn(
-            sendable.live.client,
-            sendable.live.events,
+            live.client,
+            live.events,
             session_id=sendable.session_id,
             after_message_id=sendable.after_message_id,
-            emit=self._hear,
+            emit=answering.hear,
             timing=turn_timing(self._install),
         )
         try:
-            end = await self._take_turn(turn, sendable, deadline=deadline)
+            end = await self._take_turn(turn, answering, sendable, deadline=deadline)
         except BaseException as error:
             async with shielded(WIND_UP * 2):
                 await self._end_broken(error, turn, sendable)
             raise
         return await self._conclude(end, turn, sendable)
 
-    async def _take_turn(self, turn: Turn, sendable: _Sendable, *, deadline: float | None) -> TurnEnd | None:
+    async def _take_turn(
+        self, turn: Turn, answering: Answering, sendable: _Sendable, *, deadline: float | None
+    ) -> TurnEnd | None:
         """Send the prompt and follow its turn; None where it was interrupted. Raises where the prompt was certainly not taken."""
         latest = anyio.current_time() + sendable.max_run_time.total_seconds()
         try:
             with self._active.interruptible(latest if deadline is None else min(deadline, latest)):
-                return await turn.send_and_follow(
-                    sendable.prompt, before_send=partial(self._begin_sending, sendable), on_taken=self._taken
-                )
+                async with answering.open():
+                    return await turn.send_and_follow(
+                        sendable.prompt, before_send=partial(self._begin_sending, sendable), on_taken=self._taken
+                    )
         except ServerError as error:
             if self._active.run.state is not RunState.RUNNING:
                 raise
@@ -297,7 +309,7 @@ class Execution:
 
     async def _finish(self, end: TurnEnd, sendable: _Sendable) -> RunResult:
         at = self._install.now()
-        idle = sendable.record.turn_began(at=at).turn_ended(at=at)
+        idle = idle_from(sendable.record.turn_began(at=at).turn_ended(at=at), sendable.limits, at)
         result = await self._store_end(end, runner=idle)
         run = self._active.run
         if run.ended_at is not None:

@@ -63,7 +63,7 @@ def intent_of(live: LiveInstance | None, task_id: str) -> Intent | None:
 async def take_head_start(live: LiveInstance | None, task_id: str) -> HeadStart | None:
     """Look at the session of a task whose turn was the last one; None where there is nothing to be seen. Raises nothing."""
     last = None if live is None else live.last_turn
-    if live is None or last is None or last.task_id != task_id or live.life.died.is_set():
+    if live is None or last is None or last.task_id != task_id or not live.life.can_serve:
         return None
     with contextlib.suppress(ServerError), anyio.move_on_after(LIMIT.total_seconds()):
         rest = await at_rest(live.client, last.session_id)

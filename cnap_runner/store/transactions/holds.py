@@ -39,6 +39,11 @@ def list_valid(tx: sa.Connection, *, at: datetime) -> list[Hold]:
     return [_hold(row) for row in tx.execute(query)]
 
 
+def has_over(tx: sa.Connection, *, at: datetime) -> bool:
+    """Whether there are any whose end has come."""
+    return tx.execute(sa.select(sa.literal(1)).where(holds.c.until <= to_micros(at)).limit(1)).first() is not None
+
+
 def drop_over(tx: sa.Connection, *, at: datetime) -> list[Hold]:
     """Remove and return those whose end has come."""
     query = holds.delete().where(holds.c.until <= to_micros(at)).returning(holds)

@@ -1,0 +1,84 @@
+"""The places of ``max_containers``: waited for in line, over all managers, and taken from whoever has been idle for longest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from cnap_runner.errors import MaxContainersReached, RunnerError
+from cnap_runner.model.journal import DecisionKind
+from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.journal import note
+from cnap_runner.runner.lifecycle.steps import LifeSteps
+from cnap_runner.telemetry.logging import get_logger
+
+LOOK_SECONDS = 0.25
+"""How soon a place that became free elsewhere is noticed."""
+STAGGER_SECONDS = 0.1
+"""Least time between the beginnings of two starts of one manager: what each does first, creating, is the engine's bottleneck."""
+
+_log = get_logger(__name__)
+
+
+class Places:
+    """Gets places for starts. The agent's lease is held; the place in line is its ticket, and goes with it."""
+
+    def __init__(self, install: Install, steps: LifeSteps, *, clean_up: Callable[[], Awaitable[None]]) -> None:
+        """``clean_up`` ends what managers that were killed had begun to start or stop: it would take a place for ever."""
+        self._install = install
+        self._steps = steps
+        self._clean_up = clean_up
+
+    async def take(self, record: RunnerRecord) -> None:
+        """Write that a start is about to happen once there is a place; raises `MaxContainersReached` after ``place_timeout``."""
+        install = self._install
+        with anyio.move_on_after(install.settings.place_timeout.total_seconds()):
+            while not await self._reserve(record):
+                if not await self._make_room(record.agent_id):
+                    await self._clean_up()
+                    await anyio.sleep(LOOK_SECONDS)
+            install.known.see(record)
+            return
+        places, waited = install.settings.max_containers, install.settings.place_timeout.total_seconds()
+        reason = f"all {places} places for containers were taken by agents at work for {waited:g} s"
+        await note(install, record.agent_id, DecisionKind.REFUSED, reason, {"max_containers": places})
+        raise MaxContainersReached(f"All {places} places for containers are taken by agents that cannot yield theirs.")
+
+    async def _reserve(self, record: RunnerRecord) -> bool:
+        install = self._install
+        return await install.store.reserve_start(
+            record,
+            manager_id=install.manager_id,
+            max_containers=install.settings.max_containers,
+            is_alive=install.is_alive,
+        )
+
+    async def _make_room(self, agent_id: str) -> bool:
+        try:
+            return await self._steps.make_room(wanted_by=agent_id)
+        except RunnerError as error:
+            _log.warning("place_not_yielded", agent_id=agent_id, error=str(error))
+            return False
+
+
+class StartGate:
+    """Bounds how many instances one manager starts at the same time, first come, first served, and spreads their beginnings."""
+
+    def __init__(self, at_once: int) -> None:
+        self._limiter = anyio.CapacityLimiter(at_once)
+        self._next = -math.inf
+
+    @asynccontextmanager
+    async def passed(self) -> AsyncIterator[None]:
+        """Be one of those that start, for the block."""
+        async with self._limiter:
+            now = anyio.current_time()
+            begin = max(now, self._next)
+            self._next = begin + STAGGER_SECONDS
+            if begin > now:
+                await anyio.sleep(begin - now)
+            yield

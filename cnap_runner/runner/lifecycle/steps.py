@@ -1,0 +1,110 @@
+"""One step in an instance's life, done between turns: freeze, stop, replace, give a place away.
+
+Each takes the agent's lease without waiting, for whoever has it is at work. That the agent is idle is found out in the transaction that
+writes what is about to happen; a run, hold or question that comes later finds it written, and waits for the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from cnap_runner.errors import InstanceExited, InstanceNotFound
+from cnap_runner.model.decisions.life import who_yields
+from cnap_runner.model.journal import DecisionKind, Evidence
+from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.install import Install
+from cnap_runner.runner.journal import note
+from cnap_runner.runner.lifecycle.limits import limits_of
+from cnap_runner.runner.lifecycle.wear import Wear
+from cnap_runner.store.base import KeptAgent
+
+if TYPE_CHECKING:
+    from cnap_runner.runner.instances import Instances
+
+
+class LifeSteps:
+    """Does them. Each tells whether it was done; raises the backend's errors, after which the agent is looked at again later."""
+
+    def __init__(self, install: Install, instances: Instances) -> None:
+        self._install = install
+        self._instances = instances
+
+    async def pause(self, kept: KeptAgent, *, reason: str) -> bool:
+        """Freeze an idle instance. Its memory stays, and the next run thaws it."""
+        install, seen = self._install, kept.agent.runner
+        if seen.ref is None or seen.status is not RunnerStatus.READY:
+            return False
+        now = install.now()
+        limits = limits_of(install, kept.agent.spec)
+        idle_since = kept.standing.idle_since(limits.pause_after)
+        stops_at = None if limits.idle_timeout is None else idle_since + limits.idle_timeout
+        async with self._lease(kept, "pause") as is_ours:
+            if not is_ours or not await self._begin(seen, seen.paused(at=now).due(stops_at)):
+                return False
+            try:
+                await install.backend.pause(seen.ref)
+            except (InstanceExited, InstanceNotFound):
+                return False  # the watch tells of its end
+            self._instances.note_freeze(seen.ref.instance_id, is_frozen=True)
+            install.known.see(seen.paused(at=now))
+            await note(install, seen.agent_id, DecisionKind.PAUSED, reason, _idle_evidence(kept, install))
+        return True
+
+    async def stop_idle(self, kept: KeptAgent, *, reason: str, kind: DecisionKind = DecisionKind.STOPPED_IDLE) -> bool:
+        """Stop an idle instance; session and workspace stay."""
+        install, seen = self._install, kept.agent.runner
+        async with self._lease(kept, "idle") as is_ours:
+            stopping = seen.stop_intended(reason=reason, at=install.now())
+            if not is_ours or not await self._begin(seen, stopping):
+                return False
+            await self._instances.end(stopping, reason=reason, kind=kind, evidence=_idle_evidence(kept, install))
+        return True
+
+    async def replace(self, kept: KeptAgent, wear: Wear) -> bool:
+        """End an instance that is between turns; a held agent gets a new one at once, any other with its next run."""
+        install, agent_id = self._install, kept.standing.agent_id
+        async with self._lease(kept, "replace") as is_ours:
+            row = await install.store.get_agent(agent_id)
+            if not is_ours or row.runner != kept.agent.runner or await install.store.queue_of(agent_id):
+                return False
+            await self._instances.end(row.runner, reason=wear.reason, kind=wear.kind, evidence=wear.evidence)
+            if kept.standing.held_until is not None:
+                await self._instances.ensure(await install.store.get_agent(agent_id))
+        return True
+
+    async def make_room(self, *, wanted_by: str) -> bool:
+        """Stop the instance that has been idle for longest, for an agent that waits for a place; tell whether one was stopped."""
+        install = self._install
+        kept = {one.standing.agent_id: one for one in await install.store.list_kept(now=install.now())}
+        for standing in who_yields(one.standing for one in kept.values()):
+            reason = f"it was idle for longest, and agent {wanted_by} needed its place"
+            if await self.stop_idle(kept[standing.agent_id], reason=reason, kind=DecisionKind.YIELDED):
+                return True
+        return False
+
+    async def _begin(self, seen: RunnerRecord, following: RunnerRecord) -> bool:
+        install = self._install
+        return await install.store.save_if_free(following, seen=seen, manager_id=install.manager_id, now=install.now())
+
+    @asynccontextmanager
+    async def _lease(self, kept: KeptAgent, purpose: str) -> AsyncIterator[bool]:
+        install, agent_id = self._install, kept.standing.agent_id
+        is_ours = await install.store.acquire_lease(
+            agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
+        )
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                with anyio.CancelScope(shield=True):
+                    await install.store.release_lease(agent_id, install.manager_id)
+
+
+def _idle_evidence(kept: KeptAgent, install: Install) -> Evidence:
+    since = kept.standing.idle_since(limits_of(install, kept.agent.spec).pause_after)
+    idle = install.now() - since
+    return {"idle_seconds": round(idle.total_seconds(), 3), "instance": kept.agent.runner.instance_id}
