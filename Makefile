@@ -1,7 +1,7 @@
 # One command each; `make` lists them. Each makes what it needs first, and a second call takes seconds.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev engine image demo test check bench runner-build runner-push registry-named runner-test wheel lock clean
+.PHONY: help setup setup-dev engine image demo test check bench bench-scale bench-idle runner-build runner-push registry-named runner-test wheel lock clean
 
 RUNNER_IMAGE_NAME ?= cnap-runner
 RUNNER_IMAGE_TAG ?= latest
@@ -42,6 +42,12 @@ check: setup-dev ## format, lint, types, layers
 
 bench: setup-dev image ## figures side by side with what you would run instead
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-scale: setup-dev ## how a manager's own work grows from 100 to 10,000 known agents
+	$(BIN)/python -m benchmarks.growth $(BENCH_ARGS)
+
+bench-idle: setup-dev ## an hour of idling: the manager's CPU (BENCH_ARGS="--minutes 5")
+	$(BIN)/python -m benchmarks.idle $(BENCH_ARGS)
 
 # RUNNER_BASE_IMAGE, RUNNER_PLATFORM: see docs/image.md.
 runner-build: engine ## build RUNNER_IMAGE_NAME:RUNNER_IMAGE_TAG

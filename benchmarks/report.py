@@ -56,12 +56,7 @@ class Report:
 
     def write_docs(self) -> None:
         """Put the figures in place of this benchmark's in the docs; all around them stays."""
-        begin, end = BEGIN.format(self.name), END.format(self.name)
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
-        _, marker, after = rest.partition(end)
-        if not marker:
-            raise ValueError(f"{DOCS.name} lacks the lines {begin!r} and {end!r}.")
-        DOCS.write_text(f"{before}{begin}\n{self.text()}\n{end}{after}", encoding="utf-8")
+        write_section(self.name, self.text())
 
     def _data(self) -> dict[str, object]:
         return {
@@ -70,6 +65,16 @@ class Report:
             "load_before": self.load_before,
             "comparisons": [_comparison(comparison) for comparison in self.comparisons],
         }
+
+
+def write_section(name: str, text: str) -> None:
+    """Put the figures of a benchmark in place of those in the docs; all around them stays."""
+    begin, end = BEGIN.format(name), END.format(name)
+    before, _, rest = DOCS.read_text(encoding="utf-8").partition(begin)
+    _, marker, after = rest.partition(end)
+    if not marker:
+        raise ValueError(f"{DOCS.name} lacks the lines {begin!r} and {end!r}.")
+    DOCS.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def _row(comparison: Comparison) -> Sequence[str]:
