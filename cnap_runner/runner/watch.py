@@ -12,7 +12,7 @@ import anyio
 
 from cnap_runner.errors import BackendError, InstanceNotFound, RunnerNotFound
 from cnap_runner.model.counts import EVENT_WATCH_CONNECTIONS
-from cnap_runner.model.instance import InstanceEvent, InstanceEventKind, Observation
+from cnap_runner.model.instance import InstanceEvent, InstanceEventKind, InstanceStatus, Observation
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.chronicle import Death, note_death
 from cnap_runner.runner.install import Install
@@ -88,8 +88,8 @@ class Watch:
         return None
 
     async def expected(self) -> list[RunnerRecord]:
-        """Read which instances should live."""
-        return await self._install.store.list_runners(_SHOULD_LIVE)
+        """Read which instances should live, or are about to."""
+        return await self._install.store.list_runners(_CAN_DIE)
 
     async def compare(self) -> None:
         """Find recorded instances that are not live any more. The records are read first: what they name was there by then."""
@@ -99,16 +99,16 @@ class Watch:
     async def bury(self, expected: Sequence[RunnerRecord], listed: Sequence[Observation]) -> int:
         """Note the death of the expected instances that a later list does not show alive, and tell how many nobody had noted."""
         seen = {observation.ref.instance_id: observation for observation in listed}
-        missing = [one for one in expected if (there := seen.get(one.instance_id or "")) is None or not there.is_live]
         count = 0
-        for record in missing:
-            count += await self._confirm(record)
+        for record in expected:
+            there = seen.get(record.instance_id or "")
+            if _looks_dead(record, there):
+                count += await self._confirm(record, there)
         self._install.metrics.watch_confirmed()
         return count
 
-    async def _confirm(self, record: RunnerRecord) -> bool:
+    async def _confirm(self, record: RunnerRecord, observation: Observation | None) -> bool:
         """Look at one instance once more before it is called dead; tell whether it is, and nobody had noted it."""
-        observation: Observation | None = None
         if record.ref is not None:
             try:
                 observation = await self._install.backend.inspect(record.ref)
@@ -153,3 +153,10 @@ class Watch:
             if record.instance_id == instance_id and record.limits is not None:
                 return record.limits.memory_bytes
         return None
+
+
+def _looks_dead(record: RunnerRecord, there: Observation | None) -> bool:
+    """Whether what was listed says that an instance has ended. One that starts may not have been created yet, or not been started."""
+    if record.status is RunnerStatus.STARTING:
+        return there is not None and there.status is InstanceStatus.EXITED
+    return there is None or not there.is_live

@@ -19,6 +19,7 @@ from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.chronicle import Death
 from cnap_runner.runner.recovery.resync import Resync
 from cnap_runner.testing import FakeBackend
+from cnap_runner.testing.fake_opencode import FakeOpenCode, HangingOpenCode
 from cnap_runner.testing.house import House
 
 Ask = Callable[..., RunRequest]
@@ -166,3 +167,26 @@ async def test_the_age_of_the_watch_is_known(house: House, spec: AgentSpec, ask:
         age = manager._usable().install.metrics.watch_age()
     assert age is not None
     assert age < timedelta(seconds=5)
+
+
+async def test_one_that_ends_while_it_starts_is_not_waited_for_though_the_stream_did_not_tell(
+    house: House, spec: AgentSpec, ask: Ask
+) -> None:
+    """Its server will never answer: the start is given up, and tried again, long before ``health_timeout``."""
+    house.backend = backend = MuteBackend(house)
+    house.make_server = HangingOpenCode
+    async with house.manager(sweep_interval=0.05, health_timeout=300, retry_backoff=0.01) as manager:
+        runner = await manager.create_runner(spec)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.run, ask())
+
+            async def is_starting() -> bool:
+                return bool(backend.live("alice")) and "alice" in house.servers
+
+            await until(is_starting)
+            house.make_server = FakeOpenCode
+            backend.kill(*backend.live("alice"))
+            with anyio.fail_after(10):
+                while house.starts != ["alice", "alice"]:
+                    await anyio.sleep(0.01)
+        assert runner.status is RunnerStatus.READY
