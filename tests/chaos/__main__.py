@@ -103,10 +103,11 @@ async def chaos(places: Places, *, seed: int, agents: int, turns: int) -> bool:
                 await asyncio.sleep(0.1)
             before = await crew.workers[WITNESS].measure()
             began = time.monotonic()
-            harming = asyncio.create_task(harm.go_on(everybody))
             async with asyncio.TaskGroup() as tasks:
                 for orders in dealt.values():
                     tasks.create_task(crew.work_off(orders))
+                await crew.until_all_answered(everybody)
+                harming = asyncio.create_task(harm.go_on(everybody))
             harm.tell("stop")
             await harming
             took = time.monotonic() - began

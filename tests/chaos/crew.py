@@ -141,6 +141,11 @@ class Crew:
             except TimeoutError:
                 raise TimeoutError(f"Nobody said how {order} ended.") from None
 
+    async def until_all_answered(self, agents: list[str]) -> None:
+        """Wait until each agent has answered once."""
+        while not set(agents) <= {ending.order.agent_id for ending in self.endings if ending.is_success}:
+            await asyncio.sleep(0.2)
+
     async def _carry_out(self, order: Order) -> Ending:
         """Ask until somebody says how it ended. What was not sent is asked for again, by the same key."""
         tries = 0

@@ -24,12 +24,14 @@ from cnap_runner.testing.engine_proxy import EngineProxy
 from cnap_runner.testing.private_engine import PrivateEngine
 from tests.chaos.places import DISK_MB, ENGINE, IMAGE, Places
 
-REST_SECONDS = (1.5, 5.0)
+REST_SECONDS = (2.0, 8.0)
 """Between two faults."""
 
 
 def say(**line: Any) -> None:
-    os.write(1, (json.dumps(line) + "\n").encode())
+    """Say a line, to whoever still listens."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, (json.dumps(line) + "\n").encode())
 
 
 class Trouble:
@@ -208,17 +210,19 @@ async def main(folder: str, seed: str) -> None:
 async def obey(trouble: Trouble) -> None:
     """Do as told, until told to leave or left alone."""
     enough = asyncio.Event()
-    harm: asyncio.Task[None] | None = None
+    harm = asyncio.create_task(asyncio.sleep(0))
     while line := await asyncio.to_thread(sys.stdin.readline):
         match line.strip():
             case "begin":
                 harm = asyncio.create_task(trouble.go_on(enough))
-            case "stop" if harm is not None:
+            case "stop":
                 enough.set()
                 await harm
                 say(stopped=True)
             case "leave":
                 break
+    enough.set()
+    await harm
 
 
 if __name__ == "__main__":
