@@ -211,7 +211,8 @@ def check_model(value: str) -> str:
     return value
 
 
-_LATER: tuple[tuple[str, Any], ...] = (("answers", Answers()),)
+_LATER: tuple[tuple[str, Any], ...] = ()
+"""Fields whose effect is not built yet, by path, and their defaults. None at present."""
 
 
 def unbuilt_fields(spec: AgentSpec) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -16,11 +16,14 @@ from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InvalidInput, ManagerUnusable, NotSupportedYet
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
+from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.figures import MetricsSnapshot
+from cnap_runner.model.hold import Hold
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.journal import Decision
 from cnap_runner.model.run import RunRecord, RunResult
+from cnap_runner.model.stats import Stats
 from cnap_runner.model.workspace import Mended, WorkspaceInfo
 from cnap_runner.runner.archives.arriving import import_agent
 from cnap_runner.runner.archives.leaving import export_agent
@@ -29,6 +32,8 @@ from cnap_runner.runner.declarations import Action, ApplyPlan, plan_of, redacted
 from cnap_runner.runner.deleting import delete_agent, purge
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import told
+from cnap_runner.runner.lifecycle.holding import hold, release
+from cnap_runner.runner.lifecycle.service import be_keeper, count_agents, needs_keeper, pause_agent
 from cnap_runner.runner.parts import UNFINISHED, Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.recovery.recovering import recover_agent
@@ -70,7 +75,7 @@ class RunnerManager:
             template = await anyio.to_thread.run_sync(self._template)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             self._parts = Parts(install, template, tasks)
-            stack.push_async_callback(self._close)
+            stack.push_async_exit(self._close)
             await self._parts.begin(is_observer=self._is_observer)
             self._stack = stack.pop_all()
         return self
@@ -306,27 +311,51 @@ class RunnerManager:
         """Return FR-010's counters over the install's life, whoever did it. docs/operations/metrics.md tells how to watch them."""
         return await self._usable().metering.snapshot()
 
+    async def pending_answers(self) -> list[PendingAnswer]:
+        """Return all permissions and questions that wait for somebody's reply, oldest first; `Runner.answer` replies."""
+        return await self._usable().install.store.list_pending()
+
     async def check_engine(self) -> EngineInfo:
         """Ask the engine who it is; raises `EngineUnavailable` and its like."""
         return await self._usable().install.backend.check()
 
-    # --- what later releases bring --------------------------------------------------------------------------------------
+    # --- life cycle -----------------------------------------------------------------------------------------------------
 
-    async def pause_runner(self, agent_id: str) -> NoReturn:
-        """Not built yet."""
-        _refuse("pause_runner", agent_id)
+    async def pause_runner(self, agent_id: str) -> None:
+        """Freeze the agent's instance until its next run, or until it has been idle for long enough to be stopped. Paused: nothing happens.
 
-    async def hold(self, agent_id: str, owner: str, until: datetime) -> NoReturn:
-        """Not built yet."""
-        _refuse("hold", agent_id, owner, until)
+        Raises `ConflictError` in a turn and without an instance, `InvalidInput` where the backend cannot freeze.
+        """
+        await pause_agent(self._usable(), agent_id)
 
-    async def release(self, agent_id: str, owner: str) -> NoReturn:
-        """Not built yet."""
-        _refuse("release", agent_id, owner)
+    async def hold(self, agent_id: str, owner: str, until: datetime) -> Hold:
+        """Keep the agent's instance for an owner, until a moment: it is neither frozen nor stopped for doing nothing, and yields its place
+        to nobody. Starts nothing. The same owner moves the end of the hold there is. Raises `InvalidInput` for an end that is past."""
+        return await hold(self._usable().install, agent_id, owner, until)
 
-    async def stats(self) -> NoReturn:
-        """Not built yet."""
-        _refuse("stats")
+    async def release(self, agent_id: str, owner: str) -> bool:
+        """End an owner's hold; tell whether there was one. Without another the agent's idle time counts again, as if never held."""
+        return await release(self._usable().install, agent_id, owner)
+
+    async def list_holds(self) -> list[Hold]:
+        """Return the holds that are not over, by agent and owner."""
+        install = self._usable().install
+        return await install.store.list_holds(at=install.now())
+
+    async def stats(self) -> Stats:
+        """Count the agents and what ended their instances and turns, over the install's life and all its managers."""
+        return await count_agents(self._usable().install)
+
+    async def keep(self) -> bool:
+        """Be the install's keeper: stay until no agent has a live instance. False at once where another keeper lives.
+
+        Each manager that is no observer sees to idle agents while it is open; a keeper is one that is open for nothing else.
+        """
+        return await be_keeper(self._usable().install)
+
+    async def needs_keeper(self) -> bool:
+        """Tell whether live instances are there that nobody would stop after this manager's end, unless another manager opens."""
+        return await needs_keeper(self._usable().install)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
@@ -355,17 +384,23 @@ class RunnerManager:
         refuse_unable(spec, parts.install.settings, parts.install.backend.capabilities)
         parts.instances.planner.check(spec)
 
-    async def _close(self) -> None:
-        """End turns, stop what nobody else uses, sign off. Within ``shutdown_timeout``, whatever happens."""
+    async def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let turns end, or end them where an error or a cancellation leads here; stop what nobody else uses, sign off. Within
+        ``shutdown_timeout``, whatever happens."""
         parts = self._parts
         if parts is None:
             return
         self._is_closing = True
-        parts.tasks.cancel_scope.cancel()
-        if os.getpid() != self._pid:
-            return  # A forked child has nothing to sign off: the agents, the lock and the row are its parent's.
-        async with shielded(parts.install.settings.shutdown_timeout):
-            await parts.end()
+        deadline = anyio.current_time() + parts.install.settings.shutdown_timeout.total_seconds()
+        try:
+            if kind is None and os.getpid() == self._pid:
+                await parts.drain()
+        finally:
+            parts.tasks.cancel_scope.cancel()
+            # A forked child has nothing to sign off: the agents, the lock and the row are its parent's.
+            if os.getpid() == self._pid:
+                async with shielded(timedelta(seconds=deadline - anyio.current_time())):
+                    await parts.end()
 
 
 def _path(given: str | os.PathLike[str]) -> Path:

@@ -6,12 +6,12 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import NoReturn
 
 import anyio
 
-from cnap_runner.errors import InstanceNotFound, NotSupportedYet
+from cnap_runner.errors import InstanceNotFound
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.instance import ExecResult, InstanceRef, LogLine
@@ -19,6 +19,7 @@ from cnap_runner.model.journal import Decision
 from cnap_runner.model.mcp import McpState
 from cnap_runner.model.run import RunRequest, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.runner.answers.replying import GivenAnswer, give_answer
 from cnap_runner.runner.collectors.reading import LogQuery, LogReader
 from cnap_runner.runner.journal import told
 from cnap_runner.runner.parts import Parts
@@ -26,6 +27,7 @@ from cnap_runner.runner.provisioning.changes import PendingChange
 from cnap_runner.runner.provisioning.mcp_states import mcp_states
 from cnap_runner.runner.turns.callbacks import Audience, Emit, StatusCallback
 from cnap_runner.store.base import AgentRow
+from cnap_runner.telemetry.tracing import tell_result
 
 
 class Runner:
@@ -168,13 +170,22 @@ class Runner:
         is_in_turn = bool(await store.queue_of(self.agent_id))
         return await parts.instances.pending(row, is_in_turn=is_in_turn)
 
-    async def pending_answers(self) -> NoReturn:
-        """Not built yet; all permissions are allowed and the question tool is off."""
-        _refuse("pending_answers")
+    async def pending_answers(self) -> list[PendingAnswer]:
+        """Return the permissions and questions of the agent that wait for somebody's reply, oldest first."""
+        return await self._usable().install.store.list_pending(self.agent_id)
 
-    async def answer(self, *_: object) -> NoReturn:
-        """Not built yet."""
-        _refuse("answer")
+    async def answer(self, request_id: str, reply: GivenAnswer, *, message: str | None = None) -> None:
+        """Reply to a permission or question that waits, whichever process drives its turn.
+
+        To a permission: ``allow``, ``always`` (what is like it too, until the instance ends) or ``reject``, of which ``message`` tells the
+        agent why. To a question: a text, for several questions a list with a text or the labels chosen for each, or ``reject``. Of two
+        replies the first counts: the later one raises `AnswerNotPending`. Raises `InvalidInput` for what is no reply to what was asked.
+        """
+        parts = self._usable()
+        live = parts.instances.last_used(self.agent_id)
+        await give_answer(
+            parts.install, live, agent_id=self.agent_id, request_id=request_id, given=reply, message=message
+        )
 
     async def explain(self, *, limit: int = 100) -> list[Decision]:
         """Tell what was decided about the agent, when, why and by what evidence: the newest ``limit`` of at most 500, oldest first."""
@@ -184,15 +195,14 @@ class Runner:
 
     async def _run(self, request: RunRequest, *, callback: StatusCallback | None, sink: Emit | None) -> RunResult:
         parts = self._usable()
-        await parts.runs.note_use(self.agent_id)
-        return await parts.runs.run(self.agent_id, request, Audience(request.task_id, callback, sink))
+        with parts.install.tracer.span("run", agent_id=self.agent_id, task_id=request.task_id) as span:
+            await parts.runs.note_use(self.agent_id)
+            result = await parts.runs.run(self.agent_id, request, Audience(request.task_id, callback, sink))
+            tell_result(span, result)
+            return result
 
     async def _ref(self) -> InstanceRef:
         row = await self._usable().install.store.get_agent(self.agent_id)
         if row.runner.ref is None:
             raise InstanceNotFound(f"Agent {self.agent_id} has no instance yet.", hint="Its first run starts one.")
         return row.runner.ref
-
-
-def _refuse(name: str) -> NoReturn:
-    raise NotSupportedYet(f"Runner.{name} is not built yet.", hint="docs/known-flaws.md lists what is to come.")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnap_runner.errors import InvalidInput, NotSupportedYet
+from cnap_runner.model import agent
 from cnap_runner.model.agent import AgentSpec, Life, Resources, refuse_unbuilt
 from cnap_runner.model.durations import parse_duration
 
@@ -71,19 +72,34 @@ def test_a_spec_is_frozen() -> None:
         spec().agent_id = "bob"  # type: ignore[misc]
 
 
+def test_what_is_not_built_is_refused_never_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field without an effect yet is an error that names it."""
+    monkeypatch.setattr(agent, "_LATER", (("life.max_age", None),))
+    refuse_unbuilt(spec(life={"pause_after": "5m"}))
+    with pytest.raises(NotSupportedYet, match=r"AgentSpec\.life\.max_age"):
+        refuse_unbuilt(spec(life={"max_age": "5m"}))
+
+
 @pytest.mark.parametrize(
-    "fields",
+    "answers",
     [
-        {"answers": {"permissions": {"*": "ask"}}},
-        {"life": {"pause_after": "5m"}},
-        {"life": {"idle_timeout": "5m"}},
-        {"life": {"max_age": "5m"}},
+        {"permissions": {"": "ask"}},
+        {"permissions": {":git *": "ask"}},
+        {"permissions": {"git push": "ask"}},
+        {"permissions": {"bash:a\nb": "ask"}},
+        {"permissions": {"bash:" + "x" * 600: "ask"}},
+        {"permissions": {"question": "ask"}},
+        {"permissions": {"bash": "deny"}},
+        {"questions": " "},
+        {"questions": "x" * 5000},
+        {"deadline": 0},
+        {"fallback": "ask"},
     ],
 )
-def test_what_is_not_built_is_refused_never_ignored(fields: dict[str, Any]) -> None:
-    """A field without an effect yet is an error that names it."""
-    with pytest.raises(NotSupportedYet, match=rf"AgentSpec\.{next(iter(fields))}"):
-        refuse_unbuilt(spec(**fields))
+def test_answers_that_cannot_be_are_refused(answers: dict[str, Any]) -> None:
+    """A rule names a permission, an answer says something, and a fallback decides."""
+    with pytest.raises(InvalidInput):
+        spec(answers=answers)
 
 
 def test_what_is_built_passes() -> None:

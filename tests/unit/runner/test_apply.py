@@ -45,9 +45,9 @@ async def test_a_dry_run_changes_nothing(manager: RunnerManager, spec: AgentSpec
 
 async def test_one_bad_spec_and_nothing_is_changed(manager: RunnerManager, spec: AgentSpec) -> None:
     """Half a declaration is never made."""
-    unbuilt = AgentSpec.parse({"agent_id": "carol", "model": "fake/demo", "answers": {"questions": "always yes"}})
+    wrong = AgentSpec.parse({"agent_id": "carol", "model": "fake/demo", "opencode": {"mcp": 7}})
     with pytest.raises(InvalidInput):
-        await manager.apply([spec, unbuilt])
+        await manager.apply([spec, wrong])
     with pytest.raises(InvalidInput, match="declared twice"):
         await manager.apply([spec, spec])
     assert await manager.list_runners() == []
