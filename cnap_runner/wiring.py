@@ -34,8 +34,10 @@ from cnap_runner.settings import Settings
 from cnap_runner.store.presence import InstallLock, KeeperLock, ManagerLock, MetricsLock, liveness, remove_dead_files
 from cnap_runner.store.sql import SqlStore
 from cnap_runner.telemetry.redaction import Redactor
+from cnap_runner.telemetry.tracing import Tracer, make_tracer
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
     from prometheus_client import CollectorRegistry
 
 INSTALL_ID = "install.id"
@@ -51,7 +53,8 @@ class RunnerManager(manager.RunnerManager):
     ``settings`` default to those of the environment. An ``is_observer`` only looks and changes what it is told to; it does not finish
     what dead managers left. ``redactor`` learns the secrets that this manager comes to know: give the one that your logs pass. The
     install's metrics are shown in ``registry`` while the manager is open; ``metrics_port`` serves them, in a registry of their own where
-    none is given. A registry takes one manager.
+    none is given. A registry takes one manager. Runs are traced with ``tracer_provider``, or with the program's own one where it has
+    loaded OpenTelemetry.
     """
 
     def __init__(
@@ -61,11 +64,12 @@ class RunnerManager(manager.RunnerManager):
         is_observer: bool = False,
         redactor: Redactor | None = None,
         registry: CollectorRegistry | None = None,
+        tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.settings = settings or Settings()
         exposure = make_exposure(self.settings, registry, is_observer=is_observer)
         super().__init__(
-            lambda: open_install(self.settings, redactor, exposure),
+            lambda: open_install(self.settings, redactor, exposure=exposure, tracer=make_tracer(tracer_provider)),
             lambda: load_template(self.settings.data_dir),
             is_observer=is_observer,
         )
@@ -73,10 +77,14 @@ class RunnerManager(manager.RunnerManager):
 
 @asynccontextmanager
 async def open_install(
-    settings: Settings, redactor: Redactor | None = None, exposure: Exposure | None = None
+    settings: Settings,
+    redactor: Redactor | None = None,
+    *,
+    exposure: Exposure | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Install]:
     """Open the data folder as one more manager of its install; make it at the first time."""
-    data_dir = settings.data_dir
+    data_dir, tracer = settings.data_dir, tracer or Tracer()
     await anyio.to_thread.run_sync(_make_data_dir, data_dir)
     # In a thread: the process backend's program may have to be fetched first.
     backend = await anyio.to_thread.run_sync(make_backend, settings)
@@ -101,13 +109,14 @@ async def open_install(
                 redactor=redactor or Redactor(),
                 secrets=make_secrets(settings, key),
                 barrier=make_barrier(settings, install_id),
-                connect=OpenCodeClient,
+                connect=partial(OpenCodeClient, wrap=tracer.wrap),
                 known=KnownRunners(),
                 lock=lambda: InstallLock(data_dir),
                 keeper_lock=lambda: KeeperLock(data_dir),
                 kit_for=partial(_kit_for, own_image=settings.image),
                 has_image=_has_image,
                 exposure=exposure,
+                tracer=tracer,
             )
             yield install
     finally:

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -55,6 +55,8 @@ SILENCE: Final = timedelta(seconds=25)
 OPENING: Final = timedelta(seconds=10)
 """For a stream to open. It takes milliseconds, or a second in a fresh process; one that boots may take the request and never answer."""
 
+Wrap = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
+
 _LONGEST_QUOTE = 300
 
 
@@ -76,10 +78,14 @@ class OpenCodeClient:
     understood; calls about a session raise `SessionNotFound`. Errors carry no secrets: neither the password nor a prompt.
     """
 
-    def __init__(self, base_url: str, password: str) -> None:
+    def __init__(self, base_url: str, password: str, *, wrap: Wrap | None = None) -> None:
+        """``wrap`` puts something around each call, such as a span of a trace."""
         self._base_url = base_url
         # `trust_env`: a proxy of the manager's environment is not for its own containers.
-        self._transport = BoundedTransport(httpx.AsyncHTTPTransport(trust_env=False, verify=_verification(base_url)))
+        inner = httpx.AsyncHTTPTransport(trust_env=False, verify=_verification(base_url))
+        self._transport: httpx.AsyncBaseTransport = BoundedTransport(inner)
+        if wrap is not None:
+            self._transport = wrap(self._transport)
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers={"Authorization": _authorization(password), "Accept-Encoding": "identity"},

@@ -26,6 +26,7 @@ from cnap_runner.settings import Settings
 from cnap_runner.store.base import Store
 from cnap_runner.telemetry.metrics.recorder import Metrics
 from cnap_runner.telemetry.redaction import Redactor
+from cnap_runner.telemetry.tracing import Tracer
 
 KEY_BYTES = 32
 
@@ -80,6 +81,8 @@ class Install:
     """Counts what this manager sees, at next to no cost; `runner.metering` stores it."""
     exposure: Exposure | None = None
     """Where the install's figures are shown; None: nowhere."""
+    tracer: Tracer = field(default_factory=Tracer)
+    """Makes the spans of runs; by default ones that nobody records."""
 
     async def save_runner(self, record: RunnerRecord) -> None:
         """Write a runner's record. This manager holds the agent's lease."""

@@ -353,7 +353,8 @@ class Instances:
     async def _boot(self, plan: Plan) -> LiveInstance:
         life = self._starting[plan.wanted.instance_id] = Life()
         try:
-            return await self._booter.boot(plan, life)
+            with self._install.tracer.span("start", generation=plan.wanted.generation):
+                return await self._booter.boot(plan, life)
         finally:
             del self._starting[plan.wanted.instance_id]
 

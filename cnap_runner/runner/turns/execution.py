@@ -31,6 +31,7 @@ from cnap_runner.opencode.turn import Turn, TurnEnd, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LastTurn, LiveInstance
+from cnap_runner.runner.chronicle import note_limit
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.lifecycle.limits import idle_from, limits_of
@@ -108,14 +109,15 @@ class Execution:
         sendable: _Sendable | None = None
         try:
             await self._tell_state(RunState.QUEUED)
-            with self._active.interruptible(deadline):
+            with self._active.interruptible(deadline), self._install.tracer.span("prepare"):
                 sendable = await self._make_ready(request, files, claimed)
             sendable = self._still_wanted(sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
                 await self._end_unsent(error, runner=sendable.record if sendable else None)
             raise
-        return await self._send(sendable, deadline=deadline)
+        with self._install.tracer.span("turn"):
+            return await self._send(sendable, deadline=deadline)
 
     # --- before the prompt is sent --------------------------------------------------------------------------------------
 
@@ -311,6 +313,8 @@ class Execution:
         at = self._install.now()
         idle = idle_from(sendable.record.turn_began(at=at).turn_ended(at=at), sendable.limits, at)
         result = await self._store_end(end, runner=idle)
+        if end.outcome is Outcome.TIMED_OUT:
+            await note_limit(self._install, result)
         run = self._active.run
         if run.ended_at is not None:
             sendable.live.last_turn = LastTurn(run.task_id, sendable.session_id, run.ended_at, end.last_message_id)
