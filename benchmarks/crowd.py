@@ -41,7 +41,7 @@ class Crowd:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Install]:
-        async with open_install(self.settings, None, make_exposure(self.settings, self.registry)) as install:
+        async with open_install(self.settings, exposure=make_exposure(self.settings, self.registry)) as install:
             yield replace(install, backend=self.backend)
 
 

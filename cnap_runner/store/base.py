@@ -232,6 +232,10 @@ class Store(ABC):
         """Return the runners' records of the agents that are not deleted and have one of these statuses, by agent's id."""
 
     @abstractmethod
+    async def named_instances(self) -> set[str]:
+        """Return the ids of the instances that runners' records name, of agents that are not deleted."""
+
+    @abstractmethod
     async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
         """Mark an agent deleted. Unknown or deleted already: nothing happens. Its ledger stays."""
 

@@ -123,6 +123,10 @@ class SqlStore(Store):
         return await self._database.read(agents.list_runners, statuses)
 
     @override
+    async def named_instances(self) -> set[str]:
+        return await self._database.read(agents.named_instances)
+
+    @override
     async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
         await self._database.write(agents.mark_deleted, agent_id, at=at)
 

@@ -7,7 +7,6 @@ import anyio
 from cnap_runner.errors import BackendError, StoreBusy
 from cnap_runner.model.instance import Observation
 from cnap_runner.model.journal import DecisionKind, Evidence
-from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.journal import note
@@ -42,7 +41,7 @@ class Resync:
             # The stream should have told: it is alive and mute, or what it told was lost.
             self._watch.renew()
         # Read after the list: whatever is in that was recorded before it was created.
-        named = {record.instance_id for record in await self._install.store.list_runners(list(RunnerStatus))}
+        named = await self._install.store.named_instances()
         for observation in seen:
             if observation.ref.instance_id not in named:
                 await self._end_orphan(observation)
@@ -55,8 +54,7 @@ class Resync:
         ):
             return
         try:
-            records = await install.store.list_runners(list(RunnerStatus))
-            if any(record.instance_id == orphan.ref.instance_id for record in records):
+            if orphan.ref.instance_id in await install.store.named_instances():
                 return
             await self._instances.remove_stray(agent_id, orphan.ref)
         finally:

@@ -76,7 +76,13 @@ def list_known(tx: sa.Connection) -> list[AgentRow]:
 def list_runners(tx: sa.Connection, statuses: Collection[RunnerStatus]) -> list[RunnerRecord]:
     """The runners' records of agents that are not deleted, of some statuses, by id."""
     query = _ALL_KNOWN.where(agents.c.status.in_(sorted(statuses)))
-    return [runner_from_row(row) for row in tx.execute(query)]
+    return [runner_from_row(row) for row in _quick(tx.execute(query))]
+
+
+def named_instances(tx: sa.Connection) -> set[str]:
+    """The instances that records of agents that are not deleted name."""
+    named = sa.select(agents.c.instance_id).where(agents.c.deleted_at.is_(None), agents.c.instance_id.is_not(None))
+    return set(tx.execute(named).scalars())
 
 
 def list_deleted(tx: sa.Connection) -> list[AgentRow]:
