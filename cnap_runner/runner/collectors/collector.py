@@ -85,7 +85,7 @@ class Collector:
                     await self._read(resumption, is_following=is_following)
                     tasks.cancel_scope.cancel()
             is_complete = not (await self._is_live() if is_following else was_live)
-            if is_complete and (standing.count or self._has_lines):
+            if is_complete and (standing.stream or self._has_lines):
                 self._batch.append(self._words(END))
         finally:
             async with shielded(LAST_WRITE):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -186,27 +186,40 @@ def _reversed_lines(segment: Segment) -> Iterator[bytes]:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """The last line of one stream."""
+
+    at: datetime | None
+    count: int
+    """How many lines of the stream have that very time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """How far an instance's output was collected."""
+    """How far an instance's output was read."""
 
     stream: str | None = None
-    at: datetime | None = None
-    """When the last line was written, in its instance; None: none was collected."""
-    count: int = 0
-    """How many of the last lines have that stream and that time."""
+    """Of the last line; None: nothing was read."""
+    marks: Mapping[str, Mark] = field(default_factory=dict)
     is_complete: bool = False
     """Whether it was read to its end."""
 
+    @property
+    def last(self) -> Mark | None:
+        """The mark of the last line."""
+        return None if self.stream is None else self.marks[self.stream]
+
     def after(self, line: LogLine) -> Standing:
         """The standing once one more line was read."""
-        if (line.stream, line.at) == (self.stream, self.at):
-            return replace(self, count=self.count + 1)
-        return Standing(line.stream, line.at, 1)
+        known = self.marks.get(line.stream)
+        count = known.count + 1 if known is not None and known.at == line.at else 1
+        return Standing(line.stream, {**self.marks, line.stream: Mark(line.at, count)})
 
 
 def standing_of(segments: Sequence[Segment], instance_id: str) -> Standing:
     """Find out how far an instance's output was collected. Looks at the newest mebibyte."""
-    standing, looked = Standing(), 0
+    looked, is_complete = 0, False
+    recent: list[LogLine] = []
     for line in newest_first(segments):
         looked += len(line.text)
         if looked > TAIL_BYTES:
@@ -214,11 +227,12 @@ def standing_of(segments: Sequence[Segment], instance_id: str) -> Standing:
         if line.instance_id != instance_id:
             continue
         if line.stream == OURS:
-            standing = replace(standing, is_complete=standing.is_complete or line.text == END)
-        elif standing.count == 0:
-            standing = replace(standing, stream=line.stream, at=line.at, count=1)
-        elif (line.stream, line.at) == (standing.stream, standing.at):
-            standing = replace(standing, count=standing.count + 1)
-        else:
-            break
-    return standing
+            is_complete = is_complete or line.text == END
+            continue
+        recent.append(line)
+        if line.stream == recent[0].stream and line.at != recent[0].at:
+            break  # the times of one stream are in order
+    standing = Standing()
+    for line in reversed(recent):
+        standing = standing.after(line)
+    return replace(standing, is_complete=is_complete)
