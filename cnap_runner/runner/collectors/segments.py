@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 
 from cnap_runner.model.instance import LogLine
@@ -150,7 +151,7 @@ def newest_first(segments: Sequence[Segment]) -> Iterator[LogLine]:
 def oldest_first(segments: Sequence[Segment]) -> Iterator[LogLine]:
     """Give the whole lines of segments. Where some were dropped before they could be read, a line of ours says how many."""
     missing = 0
-    for segment, after in zip(segments, [*segments[1:], None], strict=True):
+    for segment, after in zip_longest(segments, segments[1:]):
         try:
             file = segment.path.open("rb")
         except FileNotFoundError:
