@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -39,6 +40,8 @@ class AgentLine:
     current_task: str | None
     waiting: int
     """Runs that wait for their turn."""
+    asking: int
+    """Permissions and questions that wait for somebody's reply."""
     instance: str | None
     """Its container's id, short; the process backend's own name for an instance."""
     reason: str | None
@@ -76,10 +79,14 @@ async def agent_lines(manager: RunnerManager) -> list[AgentLine]:
     unfinished: dict[str, list[RunRecord]] = {}
     for run in reversed(await manager.list_runs(is_unfinished=True)):
         unfinished.setdefault(run.agent_id, []).append(run)
-    return [_line(runner, unfinished.get(runner.agent_id, [])) for runner in await manager.list_runners()]
+    asking = Counter(pending.agent_id for pending in await manager.pending_answers())
+    return [
+        _line(runner, unfinished.get(runner.agent_id, []), asking=asking[runner.agent_id])
+        for runner in await manager.list_runners()
+    ]
 
 
-def _line(runner: Runner, own: list[RunRecord]) -> AgentLine:
+def _line(runner: Runner, own: list[RunRecord], *, asking: int) -> AgentLine:
     """Describe one agent; ``own`` are its unfinished runs, in the order of its queue."""
     record = runner.record
     current = next((run for run in own if run.state != "queued"), None)
@@ -91,6 +98,7 @@ def _line(runner: Runner, own: list[RunRecord]) -> AgentLine:
         current_run=current.run_id if current else None,
         current_task=current.task_id if current else None,
         waiting=sum(run.state == "queued" for run in own),
+        asking=asking,
         instance=_short(record.handle),
         reason=record.reason,
     )
@@ -130,7 +138,7 @@ def _table(lines: list[AgentLine]) -> Any:
         run = f"{line.current_run} ({line.current_task})" if line.current_run else ""
         made.add_row(
             line.agent_id,
-            line.status,
+            f"{line.status}, asks" if line.asking else line.status,
             ago(line.since),
             line.model,
             run,

@@ -15,6 +15,8 @@ from cnap_runner.errors import RunnerError
 from cnap_runner.model.events import (
     MessageCompleted,
     ModelRetrying,
+    PermissionRaised,
+    QuestionRaised,
     RunEnded,
     RunEvent,
     TextDelta,
@@ -24,6 +26,8 @@ from cnap_runner.model.events import (
 )
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cnap_runner.model.run import RunResult
 
 _TOOL_WIDTH = 100
@@ -93,7 +97,7 @@ class TextPrinter:
         self._progress.say(text)
 
     def show(self, event: RunEvent) -> None:
-        """Show text, tools and retries; the rest says nothing to a person."""
+        """Show text, tools, what is asked, and retries; the rest says nothing to a person."""
         match event:
             case TextDelta() if self._is_streaming:
                 self._stream(event.message_id, event.text)
@@ -105,6 +109,8 @@ class TextPrinter:
                 self._line(f"  {event.tool} done{_shown_output(event)}", style="dim")
             case ToolFailed():
                 self._line(f"  {event.tool} failed: {brief(event.error, _TOOL_WIDTH)}", style="yellow")
+            case PermissionRaised() | QuestionRaised() if event.deadline is not None:
+                self._ask(event, event.deadline)
             case ModelRetrying():
                 self._line(f"  the model's provider failed, try {event.attempt}: {brief(event.message, _TOOL_WIDTH)}")
 
@@ -139,6 +145,11 @@ class TextPrinter:
         if event.text.startswith(seen):
             self._stream(event.message_id, event.text.removeprefix(seen))
         self._break_line()
+
+    def _ask(self, event: PermissionRaised | QuestionRaised, deadline: datetime) -> None:
+        replies = "ANSWER" if isinstance(event, QuestionRaised) else "allow|always|reject"
+        self._line(f"? {brief(_asked(event), _TOOL_WIDTH)}", style="yellow")
+        self._line(f"  until {deadline.astimezone():%H:%M:%S}: cnap-runner answers reply {event.request_id} {replies}")
 
     def _line(self, text: str, *, style: str = "") -> None:
         self._progress.clear()
@@ -189,6 +200,12 @@ def make_printer(*, is_json: bool, is_streaming: bool | None) -> Printer:
     if is_json:
         return JsonPrinter()
     return TextPrinter(is_streaming=sys.stdout.isatty() if is_streaming is None else is_streaming)
+
+
+def _asked(event: PermissionRaised | QuestionRaised) -> str:
+    if isinstance(event, QuestionRaised):
+        return " / ".join(str(item.get("question", "")) for item in event.questions)
+    return f"may it {event.permission}: {', '.join(event.patterns)}" if event.patterns else f"may it {event.permission}"
 
 
 def _what(event: ToolStarted) -> str:
