@@ -10,6 +10,7 @@ import typer
 from cnap_runner.cli import (
     agent,
     agents,
+    answers,
     apply,
     archive,
     demo,
@@ -25,6 +26,7 @@ from cnap_runner.cli import (
     runs,
     secret,
     shell,
+    task,
     workspace,
 )
 from cnap_runner.cli.commands import Command, PromptCommand
@@ -87,6 +89,7 @@ _WORK, _AGENTS, _INSTALL = "Work", "Agents", "Install"
 app.command(cls=PromptCommand, rich_help_panel=_WORK)(run.run)
 app.command(cls=Command, rich_help_panel=_WORK)(life.abort)
 app.command(cls=Command, rich_help_panel=_WORK)(runs.runs)
+app.add_typer(task.app, name="task", rich_help_panel=_WORK)
 app.command(cls=Command, rich_help_panel=_AGENTS)(agents.ps)
 app.command(cls=Command, rich_help_panel=_AGENTS)(explain.explain)
 app.command(cls=Command, rich_help_panel=_AGENTS)(logs.logs)
@@ -96,6 +99,7 @@ app.command(cls=Command, rich_help_panel=_AGENTS)(life.stop)
 app.command(cls=Command, rich_help_panel=_AGENTS)(recover.recover)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.rm)
 app.command(cls=Command, rich_help_panel=_AGENTS)(apply.apply)
+app.add_typer(answers.app, name="answers", rich_help_panel=_WORK)
 app.add_typer(agent.app, name="agent", rich_help_panel=_AGENTS)
 app.add_typer(mcp.app, name="mcp", rich_help_panel=_AGENTS)
 app.add_typer(secret.app, name="secret", rich_help_panel=_AGENTS)
