@@ -5,9 +5,10 @@ Reading one takes a tenth of a millisecond; going through a thousand agents to s
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
+
+from pydantic_core import from_json
 
 from cnap_runner.model.agent import AgentSpec
 
@@ -35,4 +36,4 @@ class StoredSpec:
     @property
     def model(self) -> str:
         """The agent's model alone, which is no reason to read the rest."""
-        return str(json.loads(self.text)["model"])
+        return str(from_json(self.text)["model"])
