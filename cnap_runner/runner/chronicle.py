@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.journal import DecisionKind, Evidence
+from cnap_runner.model.run import RunResult
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
@@ -126,3 +127,11 @@ def _which(record: RunnerRecord) -> dict[str, str | int | float | bool | None]:
 def _told(evidence: Evidence) -> Evidence:
     """Leave out what is not known."""
     return {name: value for name, value in evidence.items() if value is not None}
+
+
+async def note_limit(install: Install, result: RunResult) -> None:
+    """Write that a turn reached its time limit and was aborted."""
+    seconds = round(result.duration.total_seconds(), 1)
+    reason = f"its turn was not done after {seconds:g} s; what it said until then is in the result"
+    evidence: Evidence = {"run": result.run_id, "task": result.task_id, "seconds": seconds}
+    await note(install, result.agent_id, DecisionKind.ABORTED_LIMIT, reason, evidence)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
 
 from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
-from cnap_runner.errors import InvalidInput, ManagerUnusable, NotSupportedYet
+from cnap_runner.errors import InvalidInput, ManagerUnusable
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.answers import PendingAnswer
 from cnap_runner.model.figures import MetricsSnapshot
@@ -408,7 +408,3 @@ def _path(given: str | os.PathLike[str]) -> Path:
         return Path(given)
     except TypeError:
         raise InvalidInput(f"A file is named by text or a Path, not by {type(given).__name__}.") from None
-
-
-def _refuse(name: str, *_: object) -> NoReturn:
-    raise NotSupportedYet(f"RunnerManager.{name} is not built yet.", hint="docs/known-flaws.md lists what is to come.")

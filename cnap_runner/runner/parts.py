@@ -24,6 +24,7 @@ from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.recovery.resync import Resync
 from cnap_runner.runner.secrecy.errors import redacted_errors
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
+from cnap_runner.runner.turns.ending import WIND_UP
 from cnap_runner.runner.turns.runs import Runs
 from cnap_runner.runner.turns.settlement import settle_all
 from cnap_runner.runner.watch import Watch
@@ -93,6 +94,14 @@ class Parts:
 
     async def _learn_secrets(self, agent_id: str) -> None:
         await self.instances.known_secrets.learn(agent_id)
+
+    async def drain(self) -> None:
+        """Let the turns under way end by themselves, for as long as the shutdown leaves time to end the rest and to stop agents."""
+        settings = self.install.settings
+        left = settings.shutdown_timeout - settings.stop_timeout - WIND_UP * 2
+        with anyio.move_on_after(left.total_seconds()):
+            for active in self.active:
+                await active.ended.wait()
 
     async def end(self) -> None:
         """End the turns under way, sign off, and stop the agents that no other living manager uses."""

@@ -22,6 +22,7 @@ from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.answers.replying import GivenAnswer, give_answer
 from cnap_runner.runner.collectors.reading import LogQuery, LogReader
 from cnap_runner.runner.journal import told
+from cnap_runner.runner.lifecycle.service import inside
 from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.provisioning.changes import PendingChange
 from cnap_runner.runner.provisioning.mcp_states import mcp_states
@@ -140,9 +141,12 @@ class Runner:
     async def exec(self, argv: Sequence[str], *, timeout: timedelta = timedelta(minutes=1)) -> ExecResult:
         """Run one command inside the live instance, as the agent's user, in its workspace. Starts nothing.
 
-        Raises `InstanceNotFound` and `InstanceExited` where no instance lives, `TimeoutError` when it takes longer.
+        A paused instance is thawed for it, and stays. Raises `InstanceNotFound` and `InstanceExited` where no instance lives,
+        `TimeoutError` when it takes longer.
         """
-        return await self._usable().install.backend.exec(await self._ref(), argv, timeout=timeout)
+        parts, ref = self._usable(), await self._ref()
+        async with inside(parts, self.agent_id, "exec"):
+            return await parts.install.backend.exec(ref, argv, timeout=timeout)
 
     async def shell_command(self, argv: Sequence[str] = ("/bin/sh",)) -> list[str]:
         """Give the local command that runs ``argv`` inside the live instance with the caller's terminal."""

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import anyio
 
+from cnap_runner.aio.lone import lone_errors
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.hold import Hold
 from cnap_runner.model.ids import check_id, new_id
@@ -16,6 +17,8 @@ from cnap_runner.model.journal import DecisionKind
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 
+RENEWED_FOR = timedelta(minutes=10)
+"""How long a hold of a process that was killed lasts."""
 LONGEST_OWNER = 100
 """Characters of an owner's name."""
 
@@ -53,15 +56,28 @@ async def sweep_holds(install: Install) -> None:
 
 
 @asynccontextmanager
-async def held_for(install: Install, agent_id: str, purpose: str, limit: timedelta) -> AsyncIterator[None]:
-    """Hold an agent for a block that works inside its instance, and for no longer than ``limit``. Not written down."""
-    mine = Hold(agent_id, new_id(f"{purpose}-{os.getpid()}"), install.now() + limit)
-    await install.store.put_hold(mine, at=install.now())
+async def held_while(install: Install, agent_id: str, purpose: str) -> AsyncIterator[None]:
+    """Hold an agent for a block that works inside its instance. Renewed while the block goes on, and not written down.
+
+    Should its process be killed, the hold ends by itself after ``RENEWED_FOR``.
+    """
+    owner = new_id(f"{purpose}-{os.getpid()}")
+
+    async def renew() -> None:
+        while True:
+            await anyio.sleep(RENEWED_FOR.total_seconds() / 3)
+            await install.store.put_hold(Hold(agent_id, owner, install.now() + RENEWED_FOR), at=install.now())
+
+    await install.store.put_hold(Hold(agent_id, owner, install.now() + RENEWED_FOR), at=install.now())
     try:
-        yield
+        with lone_errors():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(renew)
+                yield
+                tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
-            await install.store.drop_hold(agent_id, mine.owner, at=install.now())
+            await install.store.drop_hold(agent_id, owner, at=install.now())
 
 
 def _checked(owner: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import anyio
 
@@ -86,9 +87,9 @@ class Keeper:
         limiter = anyio.CapacityLimiter(AT_ONCE)
         async with anyio.create_task_group() as tasks:
             for kept in agents:
-                tasks.start_soon(self._keep_one, kept, limiter, is_measuring)
+                tasks.start_soon(partial(self._keep_one, kept, limiter, is_measuring=is_measuring))
 
-    async def _keep_one(self, kept: KeptAgent, limiter: anyio.CapacityLimiter, is_measuring: bool) -> None:
+    async def _keep_one(self, kept: KeptAgent, limiter: anyio.CapacityLimiter, *, is_measuring: bool) -> None:
         async with limiter:
             try:
                 if not await self._step(kept) and is_measuring:

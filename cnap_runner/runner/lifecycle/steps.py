@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cnap_runner.errors import InstanceExited, InstanceNotFound
+from cnap_runner.errors import BackendError, InstanceExited, InstanceNotFound
 from cnap_runner.model.decisions.life import who_yields
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
@@ -20,7 +20,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 from cnap_runner.runner.lifecycle.limits import limits_of
 from cnap_runner.runner.lifecycle.wear import Wear
-from cnap_runner.store.base import KeptAgent
+from cnap_runner.store.base import AgentRow, KeptAgent
 
 if TYPE_CHECKING:
     from cnap_runner.runner.instances import Instances
@@ -36,22 +36,41 @@ class LifeSteps:
     async def pause(self, kept: KeptAgent, *, reason: str) -> bool:
         """Freeze an idle instance. Its memory stays, and the next run thaws it."""
         install, seen = self._install, kept.agent.runner
-        if seen.ref is None or seen.status is not RunnerStatus.READY:
+        if seen.status is not RunnerStatus.READY:
             return False
         now = install.now()
         limits = limits_of(install, kept.agent.spec)
         idle_since = kept.standing.idle_since(limits.pause_after)
         stops_at = None if limits.idle_timeout is None else idle_since + limits.idle_timeout
         async with self._lease(kept, "pause") as is_ours:
-            if not is_ours or not await self._begin(seen, seen.paused(at=now).due(stops_at)):
+            paused = seen.paused(at=now).due(stops_at)
+            if not is_ours or not await self._begin(seen, paused):
                 return False
-            try:
-                await install.backend.pause(seen.ref)
-            except (InstanceExited, InstanceNotFound):
-                return False  # the watch tells of its end
-            self._instances.note_freeze(seen.ref.instance_id, is_frozen=True)
-            install.known.see(seen.paused(at=now))
-            await note(install, seen.agent_id, DecisionKind.PAUSED, reason, _idle_evidence(kept, install))
+            return await self._freeze(seen, paused, reason=reason, evidence=_idle_evidence(kept, install))
+
+    async def pause_now(self, row: AgentRow, *, reason: str) -> bool:
+        """Freeze a ready instance because somebody says so. The caller holds the agent's lease."""
+        now = self._install.now()
+        idle_timeout = limits_of(self._install, row.spec).idle_timeout
+        paused = row.runner.paused(at=now).due(None if idle_timeout is None else now + idle_timeout)
+        await self._install.save_runner(paused)
+        return await self._freeze(row.runner, paused, reason=reason, evidence={"instance": row.runner.instance_id})
+
+    async def _freeze(self, seen: RunnerRecord, paused: RunnerRecord, *, reason: str, evidence: Evidence) -> bool:
+        """Freeze an instance whose record says so already; where that fails, the record says again what was seen."""
+        install = self._install
+        if seen.ref is None:
+            return False
+        try:
+            await install.backend.pause(seen.ref)
+        except (InstanceExited, InstanceNotFound):
+            return False  # the watch tells of its end
+        except BackendError:
+            await install.save_runner(seen)
+            raise
+        self._instances.note_freeze(seen.ref.instance_id, is_frozen=True)
+        install.known.see(paused)
+        await note(install, seen.agent_id, DecisionKind.PAUSED, reason, evidence)
         return True
 
     async def stop_idle(self, kept: KeptAgent, *, reason: str, kind: DecisionKind = DecisionKind.STOPPED_IDLE) -> bool:

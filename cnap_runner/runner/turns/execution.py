@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import (
@@ -24,8 +25,16 @@ from cnap_runner.errors import (
 from cnap_runner.model.agent import Answers
 from cnap_runner.model.counts import QUEUE_WAIT
 from cnap_runner.model.decisions.life import LifeLimits
-from cnap_runner.model.events import RunEnded, RunEvent, StatusChanged, TextDelta
-from cnap_runner.model.run import Outcome, RunError, RunRequest, RunResult, RunState
+from cnap_runner.model.events import (
+    RunEnded,
+    RunEvent,
+    StatusChanged,
+    TextDelta,
+    ToolFailed,
+    ToolFinished,
+    ToolStarted,
+)
+from cnap_runner.model.run import Outcome, RunError, RunRequest, RunResult, RunState, Usage
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.turn import Turn, TurnEnd, prepare
 from cnap_runner.opencode.wire import FilePart, Prompt
@@ -38,10 +47,11 @@ from cnap_runner.runner.lifecycle.limits import idle_from, limits_of
 from cnap_runner.runner.secrecy.events import RedactedEvents
 from cnap_runner.runner.turns.active import ActiveRun, Interruption
 from cnap_runner.runner.turns.callbacks import Audience
-from cnap_runner.runner.turns.ending import WIND_UP, failed_by, result_of, turn_timing, wind_up
+from cnap_runner.runner.turns.ending import WIND_UP, failed_by, interrupted_by, result_of, turn_timing, wind_up
 from cnap_runner.runner.turns.head_start import Claimed
 from cnap_runner.runner.turns.prompt import make_prompt
 from cnap_runner.runner.turns.queue import TurnQueue, aborted_by
+from cnap_runner.runner.turns.resuming import GoingOn, Resumption
 from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Wish
 from cnap_runner.telemetry.logging import get_logger
@@ -65,6 +75,22 @@ class _Sendable:
     max_run_time: timedelta
     limits: LifeLimits
     answers: Answers
+    used: Usage = field(default_factory=Usage)
+    """By the run before this prompt."""
+    is_resumption: bool = False
+    """Whether it tells the agent to go on with a turn that was interrupted."""
+
+    def after(self, going_on: GoingOn) -> _Sendable:
+        """Give what is sent next, after an interruption."""
+        return replace(
+            self,
+            live=going_on.live,
+            record=going_on.record,
+            after_message_id=going_on.after_message_id,
+            prompt=going_on.prompt,
+            used=going_on.used,
+            is_resumption=True,
+        )
 
 
 class Execution:
@@ -85,6 +111,7 @@ class Execution:
         self._queue = queue
         self._quota = quota
         self._active = active
+        self._resumption = Resumption(install, instances)
         self._events = RedactedEvents(install.redactor, audience.tell)
         self._heard: list[str] = []
         self._heard_of: str | None = None
@@ -175,7 +202,9 @@ class Execution:
     async def _begin_sending(self, sendable: _Sendable) -> None:
         """Write that the prompt is about to leave, unless just that was written with the entry. From here on it is never sent again."""
         running = sendable.record.turn_began(at=self._install.now())
-        if not self._is_written(sendable):
+        if sendable.is_resumption:
+            await self._begin_resuming(sendable, running)
+        elif not self._is_written(sendable):
             answer = await self._install.store.mark_sending(
                 self._active.run,
                 session_id=sendable.session_id,
@@ -190,6 +219,19 @@ class Execution:
         self._install.known.see(running)
         await self._tell_state(RunState.SENDING)
         self._may_have_left = True
+
+    async def _begin_resuming(self, sendable: _Sendable, running: RunnerRecord) -> None:
+        answer = await self._install.store.mark_resuming(
+            self._active.run,
+            instance_id=sendable.live.ref.instance_id,
+            resumed_after=sendable.after_message_id,
+            runner=running,
+        )
+        if isinstance(answer, Wish):
+            self._active.interrupt(Interruption.ABORTED, f"somebody asked to {answer.kind} the agent")
+            await checkpoint()  # is left here
+        else:
+            self._active.run = answer
 
     def _is_written(self, sendable: _Sendable) -> bool:
         run = self._active.run
@@ -239,6 +281,25 @@ class Execution:
     # --- from the sending on --------------------------------------------------------------------------------------------
 
     async def _send(self, sendable: _Sendable, *, deadline: float | None) -> RunResult:
+        """Send the prompt and see the turn through; one that is interrupted goes on with another prompt, where that is wanted."""
+        latest = anyio.current_time() + sendable.max_run_time.total_seconds()
+        latest = latest if deadline is None else min(deadline, latest)
+        while True:
+            turn, answering = self._turn_of(sendable)
+            try:
+                end = await self._take_turn(turn, answering, sendable, deadline=latest)
+                going_on = await self._go_on(end, sendable, deadline=latest)
+            except BaseException as error:
+                async with shielded(WIND_UP * 2):
+                    await self._end_broken(error, turn, sendable)
+                raise
+            if going_on is None:
+                return await self._conclude(end, turn, sendable)
+            sendable = sendable.after(going_on)
+            if going_on.end is not None:
+                return await self._conclude(going_on.end, turn, sendable)
+
+    def _turn_of(self, sendable: _Sendable) -> tuple[Turn, Answering]:
         live = sendable.live
         answering = Answering(self._install, run=self._active.run, answers=sendable.answers, live=live, emit=self._hear)
         turn = Turn(
@@ -249,26 +310,41 @@ class Execution:
             emit=answering.hear,
             timing=turn_timing(self._install),
         )
-        try:
-            end = await self._take_turn(turn, answering, sendable, deadline=deadline)
-        except BaseException as error:
-            async with shielded(WIND_UP * 2):
-                await self._end_broken(error, turn, sendable)
-            raise
-        return await self._conclude(end, turn, sendable)
+        return turn, answering
+
+    async def _go_on(self, end: TurnEnd | None, sendable: _Sendable, *, deadline: float) -> GoingOn | None:
+        """Prepare to go on with an interrupted turn; None where it was not interrupted, is not to go on, or cannot."""
+        active = self._active
+        died = RunError("instance_died", active.reason) if active.interruption is Interruption.DIED else None
+        error = died if end is None else end.error
+        if error is None or not self._resumption.is_wanted(active.run, error):
+            return None
+        active.instance_id, active.interruption = None, None
+        with active.interruptible(deadline):
+            try:
+                going_on = await self._resumption.prepare(active.run, reason=error.message, prompt=sendable.prompt)
+            except RunnerError as trouble:
+                active.interrupt(Interruption.DIED, f"{error.message}; it could not go on: {trouble.message}")
+                return None
+            active.instance_id = going_on.live.ref.instance_id
+            active.open_tools.clear()
+            active.is_out_of_memory = False
+            return going_on
+        return None
 
     async def _take_turn(
-        self, turn: Turn, answering: Answering, sendable: _Sendable, *, deadline: float | None
+        self, turn: Turn, answering: Answering, sendable: _Sendable, *, deadline: float
     ) -> TurnEnd | None:
         """Send the prompt and follow its turn; None where it was interrupted. Raises where the prompt was certainly not taken."""
-        latest = anyio.current_time() + sendable.max_run_time.total_seconds()
         try:
-            with self._active.interruptible(latest if deadline is None else min(deadline, latest)):
+            with self._active.interruptible(deadline):
                 async with answering.open():
                     return await turn.send_and_follow(
                         sendable.prompt, before_send=partial(self._begin_sending, sendable), on_taken=self._taken
                     )
         except ServerError as error:
+            if sendable.is_resumption:
+                return interrupted_by(error)
             if self._active.run.state is not RunState.RUNNING:
                 raise
             return failed_by(error)
@@ -293,7 +369,7 @@ class Execution:
 
     async def _end_broken(self, error: BaseException, turn: Turn, sendable: _Sendable) -> None:
         """End the entry of a run that raises: its caller was cancelled, or its prompt was certainly not taken."""
-        if not self._may_have_left or isinstance(error, ServerError):
+        if not self._may_have_left or (isinstance(error, ServerError) and not sendable.is_resumption):
             await self._end_unsent(error, runner=sendable.record)
             return
         is_cancelled = isinstance(error, anyio.get_cancelled_exc_class())
@@ -312,7 +388,7 @@ class Execution:
     async def _finish(self, end: TurnEnd, sendable: _Sendable) -> RunResult:
         at = self._install.now()
         idle = idle_from(sendable.record.turn_began(at=at).turn_ended(at=at), sendable.limits, at)
-        result = await self._store_end(end, runner=idle)
+        result = await self._store_end(replace(end, usage=sendable.used + end.usage), runner=idle)
         if end.outcome is Outcome.TIMED_OUT:
             await note_limit(self._install, result)
         run = self._active.run
@@ -341,4 +417,8 @@ class Execution:
             if event.message_id != self._heard_of:
                 self._heard, self._heard_of = [], event.message_id
             self._heard.append(event.text)
+        elif isinstance(event, ToolStarted):
+            self._active.open_tools[event.call_id] = event.tool
+        elif isinstance(event, ToolFinished | ToolFailed):
+            self._active.open_tools.pop(event.call_id, None)
         await self._events.tell(event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -66,11 +66,12 @@ async def test_two_managers_at_the_last_free_place(house: Any, ask: Ask) -> None
 
 
 async def test_no_free_place_is_one_clear_error(house: Any, ask: Ask) -> None:
-    """After the start timeout; nothing was created, and the ledger says not sent."""
-    async with house.manager(max_containers=1, start_timeout=0.5) as manager:
+    """After the time to wait for one, while nobody can yield; nothing was created, and the ledger says not sent."""
+    async with house.manager(max_containers=1, place_timeout=0.5) as manager:
         for agent_id in ("alice", "bob"):
             await manager.create_runner(AgentSpec(agent_id=agent_id, model="fake/demo"))
         await (await manager.get_runner("alice")).run(ask())
+        await manager.hold("alice", "me", datetime.now(UTC) + timedelta(hours=1))
         with pytest.raises(MaxContainersReached):
             await (await manager.get_runner("bob")).run(ask())
         assert house.starts == ["alice"]
