@@ -22,6 +22,7 @@ from cnap_runner.errors import BackendError, InstanceNotFound, InvalidInput, Run
 from cnap_runner.model.instance import InstanceRef, LogLine
 from cnap_runner.runner.collectors.resumption import Resumption
 from cnap_runner.runner.collectors.segments import (
+    END,
     OURS,
     Segment,
     Standing,
@@ -165,6 +166,8 @@ class LogReader:
     def _kept(self, lines: Iterator[LogLine]) -> Iterator[LogLine]:
         """Finish collected lines and give the wanted ones. Blocks."""
         for line in lines:
+            if line.stream == OURS and line.text == END:
+                continue
             finished = self._dressed(line)
             if self._query.wants(finished):
                 yield finished
