@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
 from cnap_runner import AgentSpec, RunnerError, RunnerManager, wiring
@@ -65,3 +66,15 @@ def heard() -> Heard:
 async def executor(manager: RunnerManager, heard: Heard) -> AsyncIterator[Executor]:
     async with Executor(manager, listener=heard) as executor:
         yield executor
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait until something has happened that is about to."""
+
+    async def until(condition: Callable[[], bool]) -> None:
+        with anyio.fail_after(10):
+            while not condition():
+                await anyio.sleep(0.01)
+
+    return until

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import anyio
 import pytest
 
 from cnap_runner import Message, RunnerManager, RunRequest
@@ -30,15 +29,9 @@ from cnap_runner.testing.house import House
 if TYPE_CHECKING:
     from tests.unit.controller.conftest import Heard
 
+Until = Callable[[Callable[[], bool]], Awaitable[None]]
 GONE = "m-000000000000000"
 """A manager that nobody has seen alive."""
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something has happened that is about to."""
-    with anyio.fail_after(10):
-        while not condition():
-            await anyio.sleep(0.01)
 
 
 async def said(executor: Executor, task_id: str) -> list[str]:
@@ -65,7 +58,7 @@ async def test_a_tasks_life_from_its_first_turn_to_its_end(executor: Executor, h
     assert heard.states == [("t", state) for state in expected]
 
 
-async def test_a_second_turn_while_one_is_under_way_is_refused(executor: Executor, house: House) -> None:
+async def test_a_second_turn_while_one_is_under_way_is_refused(executor: Executor, house: House, until: Until) -> None:
     """It says so, changes nothing, and the first goes on."""
     house.script([Hold(), Say("done")])
     await executor.tasks.create("alice", "one", task_id="t")
@@ -120,7 +113,7 @@ async def test_events_do_what_they_name_and_may_be_delivered_again(executor: Exe
 
 
 async def test_so_many_agents_work_at_once_and_one_agents_tasks_take_one_place(
-    executor: Executor, house: House
+    executor: Executor, house: House, until: Until
 ) -> None:
     """With two places, the second task of one agent does not keep another agent's from being done."""
     house.script([Hold(), Say("done")])
@@ -137,7 +130,7 @@ async def test_so_many_agents_work_at_once_and_one_agents_tasks_take_one_place(
 
 
 async def test_a_canceled_turn_is_aborted_and_its_task_stays_canceled(
-    executor: Executor, house: House, heard: Heard
+    executor: Executor, house: House, heard: Heard, until: Until
 ) -> None:
     """Canceling returns when the turn has ended; twice is once; it is told once."""
     house.script([Say("half"), Hold()])
@@ -153,7 +146,9 @@ async def test_a_canceled_turn_is_aborted_and_its_task_stays_canceled(
     assert run.result.outcome == "aborted"
 
 
-async def test_a_task_canceled_while_it_waits_for_a_place_is_never_sent(executor: Executor, house: House) -> None:
+async def test_a_task_canceled_while_it_waits_for_a_place_is_never_sent(
+    executor: Executor, house: House, until: Until
+) -> None:
     """It leaves the line at once; what is under way goes on."""
     house.script([Hold(), Say("done")])
     for task_id in ("t", "u"):
@@ -167,7 +162,7 @@ async def test_a_task_canceled_while_it_waits_for_a_place_is_never_sent(executor
     assert house.prompts == ["t"]
 
 
-async def test_a_task_is_canceled_from_another_process(executor: Executor, house: House) -> None:
+async def test_a_task_is_canceled_from_another_process(executor: Executor, house: House, until: Until) -> None:
     """The driver elsewhere hears it and ends the turn."""
     house.script([Hold(), Say("done")])
     await executor.tasks.create("alice", "one", task_id="t")
@@ -261,7 +256,9 @@ async def test_an_unfinished_run_of_a_dead_manager_is_seen_to_its_end(manager: R
     assert (await store.get_run("run-1")).state is RunState.ENDED
 
 
-async def test_leaving_the_executor_aborts_its_turns_and_settles_them(manager: RunnerManager, house: House) -> None:
+async def test_leaving_the_executor_aborts_its_turns_and_settles_them(
+    manager: RunnerManager, house: House, until: Until
+) -> None:
     """No task is left running; afterwards nothing is accepted."""
     house.script([Hold()])
     async with Executor(manager) as executor:
