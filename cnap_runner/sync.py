@@ -19,7 +19,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -48,6 +48,10 @@ from cnap_runner import (
 from cnap_runner.errors import ManagerUnusable
 from cnap_runner.runner.runner import Runner as _AsyncRunner
 from cnap_runner.wiring import RunnerManager as _AsyncManager
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+    from prometheus_client import CollectorRegistry
 
 __all__ = [
     "AgentSpec",
@@ -147,9 +151,15 @@ class Runner(_Front):
 class RunnerManager(_Front):
     """`cnap_runner.RunnerManager` for blocking callers; a context manager."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        registry: CollectorRegistry | None = None,
+        tracer_provider: TracerProvider | None = None,
+    ) -> None:
         self._stack = ExitStack()
-        super().__init__(None, _AsyncManager(settings))
+        super().__init__(None, _AsyncManager(settings, registry=registry, tracer_provider=tracer_provider))
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:

@@ -16,6 +16,7 @@ from cnap_runner.model.figures import Sample, Tally
 from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
+from cnap_runner.model.task import TaskState
 from cnap_runner.telemetry.metrics.containers import of_agents, of_containers
 from cnap_runner.telemetry.metrics.families import counters, gauge, gauges, histogram
 
@@ -85,7 +86,7 @@ def _now(reading: Reading) -> Iterator[Metric]:
     answers = ("permission", "question")
     yield _by("pending_answers", "What agents asked and nobody has answered.", "kind", tally.pending_answers, answers)
     yield gauge("held_agents", "Agents that somebody holds.", tally.held_agents)
-    yield _by("tasks", "Tasks of the controller, by state.", "state", tally.tasks)
+    yield _by("tasks", "Tasks of the controller, by state.", "state", tally.tasks, known=TaskState)
     yield _by("managers", "Managers of the install, by role.", "role", tally.managers)
     if reading.watch_age is not None:
         text = "Since this manager last saw that what it believes of the containers is true."

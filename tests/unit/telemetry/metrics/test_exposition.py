@@ -1,51 +1,18 @@
 """What Prometheus reads."""
 
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cnap_runner.errors import InvalidInput, StoreError
-from cnap_runner.model import counts
-from cnap_runner.model.figures import DiskMeasured, Measured, Sample, Tally
-from cnap_runner.model.instance import Limits, ResourceUsage
-from cnap_runner.model.run import Outcome
-from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.telemetry.metrics.exposition import InstallCollector, Reading
 from cnap_runner.telemetry.metrics.server import serving
 
-AT = datetime(2026, 1, 1, tzinfo=UTC)
 MIB = 1 << 20
 
-
-def measured(agent_id: str, memory_mb: int, *, limit_mb: int = 1000) -> Measured:
-    limits = Limits(memory_bytes=limit_mb * MIB, cpus=2.0, pids=100)
-    return Measured(agent_id, ResourceUsage(memory_mb * MIB, limit_mb * MIB, cpu_seconds=7.0, pids=10), limits)
-
-
-def reading(*, is_per_agent: bool = False) -> Reading:
-    counted = {
-        counts.RUNS.key(Outcome.SUCCEEDED.value): 3,
-        counts.TOKENS.key("p", "m", "input"): 10,
-        "started": 2,
-        "oom_killed": 1,
-        **counts.RUN_DURATION.of(timedelta(seconds=2)),
-    }
-    tally = Tally(
-        runners={RunnerStatus.READY: 2, RunnerStatus.STOPPED: 5},
-        runs={"queued": 1},
-        oldest_queued_at=AT - timedelta(seconds=9),
-        counts=counted,
-    )
-    sample = Sample(
-        at=AT - timedelta(seconds=4),
-        instances=(measured("alice", 100), measured("bob", 900)),
-        cpu_seconds=12.5,
-        disks=(DiskMeasured("alice", 5, 10),),
-        disk_free=77,
-    )
-    return Reading("inst", "1.0", AT, tally, sample, timedelta(seconds=3), 10, is_per_agent)
+MakeReading = Callable[..., Reading]
 
 
 def scraped(source: Reading) -> dict[tuple[str, str], float]:
@@ -57,9 +24,9 @@ def scraped(source: Reading) -> dict[tuple[str, str], float]:
     return {(sample.name, ",".join(sample.labels.values())): sample.value for sample in found}
 
 
-def test_a_scrape_tells_how_things_stand_and_what_was_counted() -> None:
+def test_a_scrape_tells_how_things_stand_and_what_was_counted(make_reading: MakeReading) -> None:
     """What has not happened yet is there with 0 wherever its labels are known, so that a rate is true from the first one on."""
-    seen = scraped(reading())
+    seen = scraped(make_reading())
     assert seen["cnap_runner_runners", "ready"] == 2
     assert seen["cnap_runner_runners", "failed"] == 0
     assert seen["cnap_runner_containers", ""] == 2
@@ -74,9 +41,9 @@ def test_a_scrape_tells_how_things_stand_and_what_was_counted() -> None:
     assert seen["cnap_runner_run_duration_seconds_count", ""] == 1
 
 
-def test_containers_are_measured_against_their_limits() -> None:
+def test_containers_are_measured_against_their_limits(make_reading: MakeReading) -> None:
     """As sums, and by the one that is nearest to its limit: a sum hides it."""
-    seen = scraped(reading())
+    seen = scraped(make_reading())
     assert seen["cnap_runner_containers_memory_bytes", ""] == 1000 * MIB
     assert seen["cnap_runner_containers_memory_limit_bytes", ""] == 2000 * MIB
     assert seen["cnap_runner_containers_memory_highest_ratio", ""] == pytest.approx(0.9)
@@ -86,10 +53,10 @@ def test_containers_are_measured_against_their_limits() -> None:
     assert seen["cnap_runner_sample_age_seconds", ""] == 4
 
 
-def test_agent_ids_are_labels_only_when_asked_for() -> None:
+def test_agent_ids_are_labels_only_when_asked_for(make_reading: MakeReading) -> None:
     """Thousands of agents would be thousands of series each."""
-    assert not [labels for _, labels in scraped(reading()) if "alice" in labels]
-    seen = scraped(reading(is_per_agent=True))
+    assert not [labels for _, labels in scraped(make_reading()) if "alice" in labels]
+    seen = scraped(make_reading(is_per_agent=True))
     assert seen["cnap_runner_agent_memory_bytes", "bob"] == 900 * MIB
     assert seen["cnap_runner_agent_disk_bytes", "alice"] == 5
 
