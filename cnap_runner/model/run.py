@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cnap_runner.errors import InvalidInput, NotSupportedYet
+from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import check_model
 from cnap_runner.model.durations import Duration
 from cnap_runner.model.edge import EdgeModel
@@ -84,6 +84,7 @@ class RunRequest(EdgeModel):
     idempotency_key: str | None = Field(None, min_length=1, max_length=200)
     """The same key with the same request attaches to the run or returns its result."""
     on_interrupt: Literal["fail", "resume"] = "fail"
+    """What becomes of a turn whose instance dies: it fails, or the agent is told in the same session what happened and goes on."""
     wait: bool = True
     """False: `RunInProgress` where the agent has an unfinished run."""
 
@@ -121,12 +122,6 @@ class RunRequest(EdgeModel):
 
 def _plain(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
-
-
-def refuse_unbuilt_request(request: RunRequest) -> None:
-    """Raise `NotSupportedYet` for what has no effect yet, instead of ignoring it."""
-    if request.on_interrupt == "resume":
-        raise NotSupportedYet("RunRequest.on_interrupt='resume' has no effect yet.", hint="Leave it out.")
 
 
 class RunState(StrEnum):
@@ -178,6 +173,8 @@ class RunError:
     """Stable, for programs: ``provider_error``, ``not_sent``, ``not_started``, ``instance_died``, ``aborted``, ``timed_out`` …"""
     message: str
     retryable: bool = False
+    tool: str | None = None
+    """The tool that ran when the turn was interrupted."""
 
 
 @dataclass(frozen=True, slots=True)

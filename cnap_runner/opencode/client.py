@@ -159,6 +159,17 @@ class OpenCodeClient:
         entries = await self._get_json(f"/session/{_quoted(session_id)}/message", params=params)
         return [parse_message(entry) for entry in as_list(entries, "list of messages")]
 
+    async def entries(self, session_id: str, *, limit: int) -> list[dict[str, Any]]:
+        """Read a session's last messages as OpenCode tells them, oldest first; to be written back with `update_part`."""
+        entries = await self._get_json(f"/session/{_quoted(session_id)}/message", params={"limit": limit})
+        return [dict(as_object(entry, "message")) for entry in as_list(entries, "list of messages")]
+
+    async def update_part(self, session_id: str, part: Mapping[str, Any]) -> None:
+        """Replace one part of a message, which names both ids. Not for a session in which a turn is under way."""
+        message_id, part_id = id_of(part, "messageID", "part"), id_of(part, "id", "part")
+        path = f"/session/{_quoted(session_id)}/message/{_quoted(message_id)}/part/{_quoted(part_id)}"
+        await self._request("PATCH", path, body=part)
+
     async def send_prompt(self, session_id: str, prompt: Prompt) -> None:
         """Send a prompt, in exactly one request that is never repeated, and return as soon as the server took it.
 

@@ -21,10 +21,11 @@ from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient
 from cnap_runner.opencode.events import MessageUpdated, OtherEvent, ServerEvent, SessionFailed, SessionStatus
 from cnap_runner.opencode.feed import Feed, FeedItem, Lost, Opened, SharedFeed
 from cnap_runner.opencode.narrator import Emit, Narrator
+from cnap_runner.opencode.repair import mend
 from cnap_runner.opencode.verdict import Standing, TurnEnd, ends_turn, is_later, judge, turn_messages
 from cnap_runner.opencode.wire import Prompt, ProviderFailure, SessionMessage
 
-__all__ = ["Rest", "Turn", "TurnEnd", "TurnTiming", "at_rest", "prepare", "was_sent"]
+__all__ = ["Rest", "Turn", "TurnEnd", "TurnTiming", "at_rest", "prepare", "read_turn", "was_sent"]
 
 FIRST_PAGE = 8
 """Messages read at once; most turns have fewer. Longer ones are read again with more."""
@@ -77,7 +78,7 @@ async def at_rest(client: OpenCodeClient, session_id: str) -> Rest | None:
 async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta) -> str | None:
     """Wait until a session is idle and return the id of its last message; None for an empty one.
 
-    Nothing is aborted. Raises `ServerNotReady` where it is still busy after ``timeout``, `SessionNotFound`.
+    Nothing is aborted; a tool's call that an interruption left open is ended. Raises `ServerNotReady` where it is still busy after ``timeout``, `SessionNotFound`.
     """
     pause = FIRST_LOOK
     with anyio.move_on_after(timeout.total_seconds()):
@@ -87,6 +88,7 @@ async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta
         while await client.is_busy(session_id):
             await anyio.sleep(pause)
             pause = min(pause * 2, LAST_LOOK)
+        await mend(client, session_id, reason="the server was ended")
         last = await client.messages(session_id, limit=1)
         return last[-1].id if last else None
     raise ServerNotReady(
@@ -96,7 +98,7 @@ async def prepare(client: OpenCodeClient, session_id: str, *, timeout: timedelta
 
 async def was_sent(client: OpenCodeClient, session_id: str, after_message_id: str | None) -> bool:
     """Whether a user message newer than that one is in the session. Raises `SessionNotFound`."""
-    messages = await _read_turn(client, session_id, after_message_id)
+    messages = await read_turn(client, session_id, after_message_id)
     return any(message.role == "user" for message in messages)
 
 
@@ -252,7 +254,7 @@ class Turn:
         try:
             with anyio.fail_after(min(FIRST_READ_LIMIT * (1 << min(self._slow_reads, 8)), LAST_READ_LIMIT)):
                 is_busy = not is_known_idle and await self._client.is_busy(self.session_id)
-                messages = await _read_turn(self._client, self.session_id, self._after)
+                messages = await read_turn(self._client, self.session_id, self._after)
         except (ServerError, TimeoutError) as error:
             self._slow_reads += isinstance(error, TimeoutError)
             return self._judge_unreadable(error, now)
@@ -332,7 +334,7 @@ def _moment_of(server_id: str) -> str:
     return server_id.partition("_")[2]
 
 
-async def _read_turn(client: OpenCodeClient, session_id: str, after_message_id: str | None) -> list[SessionMessage]:
+async def read_turn(client: OpenCodeClient, session_id: str, after_message_id: str | None) -> list[SessionMessage]:
     """Read the messages that came after one, and as few others as possible."""
     limit = FIRST_PAGE
     while True:

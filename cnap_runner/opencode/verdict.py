@@ -87,7 +87,7 @@ def judge(messages: Sequence[SessionMessage], standing: Standing) -> TurnEnd | N
     if error is _UNDECIDED:
         if not standing.is_settled:
             return None
-        error = failed_by(standing.failure) if standing.failure is not None else _INTERRUPTED
+        error = failed_by(standing.failure) if standing.failure is not None else _interrupted(answers)
     return _ended(answers, error)
 
 
@@ -109,11 +109,6 @@ def total_usage(messages: Sequence[SessionMessage]) -> Usage:
 
 _UNDECIDED = RunError("undecided", "")
 _ABORTED = RunError("aborted", "The turn was aborted.")
-_INTERRUPTED = RunError(
-    "interrupted",
-    "The turn stopped in the middle of an answer: its server was ended. What it did so far is in the session.",
-    retryable=True,
-)
 _UNFIT = MappingProxyType(
     {
         "length": RunError("output_truncated", "The answer is longer than the model may write; its end is missing."),
@@ -136,6 +131,14 @@ def _judge_unanswered(messages: Sequence[SessionMessage], standing: Standing) ->
             "cannot read; its log tells (`cnap-runner logs`)."
         )
     return TurnEnd(Outcome.FAILED, error=RunError("not_started", message, retryable=True))
+
+
+def _interrupted(answers: Sequence[SessionMessage]) -> RunError:
+    tool = answers[-1].cut_off_tool
+    step = sum(not answer.is_summary for answer in answers)
+    where = "in the middle of an answer" if tool is None else f"while the tool {tool} ran"
+    message = f"The turn stopped {where}, at step {step}: its server was ended. What it did so far is in the session."
+    return RunError("interrupted", message, retryable=True, tool=tool)
 
 
 def _judge_last(answer: SessionMessage) -> RunError | None:

@@ -17,6 +17,9 @@ from cnap_runner.model.run import Usage
 
 Json = Mapping[str, Any]
 
+_OPEN_CALLS = frozenset({"pending", "running"})
+INTERRUPTED_CALL = "Interrupted: "
+"""How the error of a tool's call begins that we ended, because an interruption had left it open."""
 LONGEST_MESSAGE = 2000
 """Characters kept of an error's text; some carry a whole response or a stack trace."""
 
@@ -93,6 +96,13 @@ class SessionMessage:
     def has_running_tool(self) -> bool:
         """Whether one of its tools has begun and not ended."""
         return any(part.call is not None and part.call.status == "running" for part in self.parts)
+
+    @property
+    def cut_off_tool(self) -> str | None:
+        """The last of its tools that an interruption cut off: still open, or ended by `cnap_runner.opencode.repair`."""
+        calls = [part.call for part in self.parts if part.call is not None]
+        cut = [call.tool for call in calls if call.status in _OPEN_CALLS or call.error.startswith(INTERRUPTED_CALL)]
+        return cut[-1] if cut else None
 
     @property
     def is_complete(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from datetime import datetime
 
 import anyio
 
@@ -136,8 +137,16 @@ class Watch:
         known = install.known.get(agent_id)
         if known is not None and known.instance_id == instance_id and known.status in _CAN_DIE:
             install.known.see(known.failed(reason=death.reason, at=at))
-        self._instances.note_death(instance_id, death.reason, is_out_of_memory=death.is_oom_killed)
-        self._active.instance_died(instance_id, death.reason, is_out_of_memory=death.is_oom_killed)
+        try:
+            return await self._record(agent_id, instance_id, death, at=at)
+        finally:
+            # Only now: who is woken may start another instance at once, and this death must count by then.
+            self._instances.note_death(instance_id, death.reason, is_out_of_memory=death.is_oom_killed)
+            self._active.instance_died(instance_id, death.reason, is_out_of_memory=death.is_oom_killed)
+
+    async def _record(self, agent_id: str, instance_id: str, death: Death, *, at: datetime) -> bool:
+        """Write a death down; tell whether it was news to the store."""
+        install = self._install
         if not await install.store.note_death(agent_id, instance_id, reason=death.reason, at=at):
             return False
         await self._look(agent_id)

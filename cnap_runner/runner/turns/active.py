@@ -37,6 +37,8 @@ class ActiveRun:
     reason: str = ""
     is_out_of_memory: bool = False
     """Whether its instance died for want of memory."""
+    open_tools: dict[str, str] = field(default_factory=dict)
+    """Tools that run, by their calls, as far as they were told."""
     ended: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope | None = None
     """Of the stretch the run is in."""

@@ -40,8 +40,11 @@ async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, hear
     outcome, code = _OUTCOMES[active.interruption or Interruption.ABORTED]
     end = TurnEnd(outcome=outcome, output="".join(heard))
     message = f"The turn was ended: {active.reason}."
+    tool: str | None = None
     if active.interruption is Interruption.DIED:
-        message = f"The agent's instance ended in the middle of the turn: {active.reason}."
+        tool = next(reversed(active.open_tools.values()), None)
+        where = "in the middle of the turn" if tool is None else f"while the tool {tool} ran"
+        message = f"The agent's instance ended {where}: {active.reason}."
         code = "out_of_memory" if active.is_out_of_memory else code
     else:
         with anyio.move_on_after(WIND_UP.total_seconds()):
@@ -52,7 +55,9 @@ async def wind_up(active: ActiveRun, turn: Turn, client: OpenCodeClient, *, hear
                 _log.warning("abort_failed", run_id=active.run.run_id, error=str(trouble))
         if end.outcome is Outcome.SUCCEEDED:
             return end
-    error = RunError(code=code, message=message, retryable=active.interruption in _MAY_PASS)
+    error = RunError(
+        code=code, message=message, retryable=code != "out_of_memory" and active.interruption in _MAY_PASS, tool=tool
+    )
     return replace(end, outcome=outcome, error=error)
 
 
@@ -80,6 +85,11 @@ def failed_by(error: ServerError) -> TurnEnd:
     return TurnEnd(
         outcome=Outcome.FAILED, error=RunError(code=error.code, message=error.message, retryable=error.retryable)
     )
+
+
+def interrupted_by(error: ServerError) -> TurnEnd:
+    """A turn that was to go on, and whose server could not be told so."""
+    return TurnEnd(outcome=Outcome.FAILED, error=RunError(code="interrupted", message=error.message, retryable=True))
 
 
 def turn_timing(install: Install) -> TurnTiming:

@@ -54,7 +54,7 @@ from cnap_runner.runner.turns.queue import TurnQueue, aborted_by
 from cnap_runner.runner.turns.resuming import GoingOn, Resumption
 from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Wish
-from cnap_runner.telemetry.logging import get_logger
+from cnap_runner.telemetry.logging import bind, get_logger
 
 _log = get_logger(__name__)
 
@@ -175,6 +175,7 @@ class Execution:
         await self._quota.check(row.spec)
         live, record = await self._instances.ensure(row)
         self._active.instance_id = live.ref.instance_id
+        bind(instance_id=live.ref.instance_id)
         max_run_time = row.spec.life.max_run_time or self._install.settings.max_run_time
         rest = await claimed.rest_of(live)
         if session_id is None or rest is None:

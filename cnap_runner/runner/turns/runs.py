@@ -11,7 +11,7 @@ from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.counts import ERRORS
 from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
-from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState, refuse_unbuilt_request
+from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
 from cnap_runner.runner.secrecy.errors import redact_error
@@ -24,12 +24,17 @@ from cnap_runner.runner.turns.queue import TurnQueue
 from cnap_runner.runner.turns.settlement import Settlement
 from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Admission, Entry, NewRun, Wish, WishKind
-from cnap_runner.telemetry.logging import get_logger
+from cnap_runner.telemetry.logging import about, get_logger
 
 WISH_SECONDS = 1.0
 """How often the wishes of other processes are read for the runs under way."""
 
 _log = get_logger(__name__)
+
+
+def ids_of(run: RunRecord) -> dict[str, str]:
+    """Give the ids that log lines about a run carry."""
+    return {"agent_id": run.agent_id, "task_id": run.task_id, "run_id": run.run_id}
 
 
 class Runs:
@@ -51,7 +56,6 @@ class Runs:
         detaches a caller that is attached.
         """
         deadline = None if request.timeout is None else anyio.current_time() + request.timeout.total_seconds()
-        refuse_unbuilt_request(request)
         try:
             files = await load_files(request, agents_own=self._install.settings.data_dir / "workspace")
             while True:
@@ -65,7 +69,8 @@ class Runs:
                             self._install, self._instances, self.queue, self._quota, active=active, audience=audience
                         )
                         try:
-                            return await execution.run(request, files, claimed=claimed, deadline=deadline)
+                            with about(**self._install.ids, **ids_of(entry.run)):
+                                return await execution.run(request, files, claimed=claimed, deadline=deadline)
                         finally:
                             self.active.remove(active)
                             self._quota.turn_ended(agent_id)
@@ -134,6 +139,7 @@ class Runs:
             idempotency_key=request.idempotency_key,
             model=request.model,
             created_at=self._install.now(),
+            on_interrupt=request.on_interrupt,
         )
         intent = intent_of(self._instances.last_used(agent_id), request.task_id)
         return await self._install.store.enter_run(

@@ -13,9 +13,10 @@ from datetime import timedelta
 
 import anyio
 
-from cnap_runner.errors import RunnerError, RunnerNotFound, ServerUnreachable, SessionNotFound
+from cnap_runner.errors import RunnerError, RunnerNotFound, ServerError, ServerUnreachable, SessionNotFound
 from cnap_runner.model.agent import Answers
 from cnap_runner.model.events import RunEvent
+from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.opencode.client import OpenCodeClient
@@ -24,9 +25,11 @@ from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.journal import note
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
-from cnap_runner.runner.turns.ending import result_of, turn_timing, wind_up
-from cnap_runner.store.base import AgentRow
+from cnap_runner.runner.turns.ending import interrupted_by, result_of, turn_timing, wind_up
+from cnap_runner.runner.turns.resuming import GoingOn, Resumption
+from cnap_runner.store.base import AgentRow, Wish
 from cnap_runner.telemetry.logging import get_logger
 
 TRIES = 3
@@ -39,6 +42,12 @@ _log = get_logger(__name__)
 _NOT_SENT = TurnEnd(
     outcome=Outcome.FAILED,
     error=RunError(code="not_sent", message="The manager ended before the prompt was sent.", retryable=True),
+)
+_NOT_TOLD = TurnEnd(
+    outcome=Outcome.FAILED,
+    error=RunError(
+        code="interrupted", message="The turn was interrupted, and so was telling the agent to go on.", retryable=True
+    ),
 )
 _UNREADABLE = TurnEnd(
     outcome=Outcome.UNKNOWN,
@@ -53,6 +62,7 @@ class Settlement:
         self._install = install
         self._instances = instances
         self._active = active
+        self._resumption = Resumption(install, instances)
 
     async def settle(self, run: RunRecord) -> RunResult | None:
         """Settle one entry. None where somebody else has the lease, or it ended meanwhile; the entry is as it was, then."""
@@ -62,6 +72,7 @@ class Settlement:
             return None
         try:
             end, record = await self._find_out(active)
+            end, record = await self._go_on(active, end, record)
             if record is not None and record.status is RunnerStatus.RUNNING:
                 record = record.turn_ended(at=install.now())
             result = result_of(active.run, end, install)
@@ -73,7 +84,10 @@ class Settlement:
             raise
         finally:
             self._active.remove(active)
-        _log.info("run_settled", run_id=run.run_id, agent_id=run.agent_id, outcome=str(result.outcome))
+        error = None if result.error is None else result.error.code
+        evidence = {"run_id": run.run_id, "outcome": str(result.outcome), "error": error, "left_by": run.owner}
+        reason = "the manager that drove a run had ended, and the session told how the run did"
+        await note(install, run.agent_id, DecisionKind.SETTLED, reason, evidence)
         return result
 
     async def _take(self, run: RunRecord) -> ActiveRun | None:
@@ -116,26 +130,34 @@ class Settlement:
                     return await self._follow(active, live, row.spec.answers), record
                 record = await self._instances.end(record, reason="to prove that a prompt did not arrive")
         live, record = await self._instances.ensure(replace(row, runner=record))
-        if not await was_sent(live.client, run.session_id or "", run.after_message_id):
-            return _NOT_SENT, record
+        if not await was_sent(live.client, run.session_id or "", run.turn_after):
+            # One that was told to go on had been sent before.
+            return _NOT_SENT if not run.resumes else _NOT_TOLD, record
         return await self._follow(active, live, row.spec.answers), record
 
     async def _arrived(self, client: OpenCodeClient, run: RunRecord) -> bool:
         with anyio.move_on_after(ARRIVAL_SECONDS):
-            while not await was_sent(client, run.session_id or "", run.after_message_id):
+            while not await was_sent(client, run.session_id or "", run.turn_after):
                 await anyio.sleep(ARRIVAL_SECONDS / 20)
             return True
         return False
 
     async def _follow(self, active: ActiveRun, live: LiveInstance, answers: Answers) -> TurnEnd:
-        """Follow the turn to its end, within the time it has; an abort is heard here too, and what it asks is seen to."""
+        """Follow the turn to its end; what the run had used before it was told to go on is counted in."""
+        end = await self._see_through(active, live, answers, send=lambda turn: turn.follow())
+        return replace(end, usage=await self._resumption.used_before(live, active.run) + end.usage)
+
+    async def _see_through(
+        self, active: ActiveRun, live: LiveInstance, answers: Answers, *, send: Callable[[Turn], Awaitable[TurnEnd]]
+    ) -> TurnEnd:
+        """See a turn through within the time it has; an abort is heard here too, and what it asks is seen to."""
         run = active.run
         answering = Answering(self._install, run=run, answers=answers, live=live, emit=_nobody_listens)
         turn = Turn(
             live.client,
             live.events,
             session_id=run.session_id or "",
-            after_message_id=run.after_message_id,
+            after_message_id=run.turn_after,
             emit=answering.hear,
             timing=turn_timing(self._install),
         )
@@ -145,12 +167,55 @@ class Settlement:
         end: TurnEnd | None = None
         with active.interruptible(anyio.current_time() + left.total_seconds()):
             async with answering.open():
-                end = await turn.follow()
+                end = await send(turn)
         if end is not None:
             return end
         if active.interruption is Interruption.DIED:
             raise ServerUnreachable("The instance ended while its session was read.")
         return await wind_up(active, turn, live.client)
+
+    async def _go_on(
+        self, active: ActiveRun, end: TurnEnd, record: RunnerRecord | None
+    ) -> tuple[TurnEnd, RunnerRecord | None]:
+        """Go on with a turn that was interrupted, where its caller wanted that, though he is gone. What cannot go on ends as it stands."""
+        while self._resumption.is_wanted(active.run, end.error):
+            reason = "its server was ended" if end.error is None else end.error.message
+            try:
+                going_on = await self._resumption.prepare(active.run, reason=reason)
+                record = going_on.record
+                end = going_on.end or await self._tell(active, going_on)
+            except RunnerError as trouble:
+                _log.warning("resumption_failed", run_id=active.run.run_id, error=str(trouble))
+                break
+        return end, record
+
+    async def _tell(self, active: ActiveRun, going_on: GoingOn) -> TurnEnd:
+        """Tell the agent to go on, and see that through."""
+        store, live = self._install.store, going_on.live
+        answer = await store.mark_resuming(
+            active.run,
+            instance_id=live.ref.instance_id,
+            resumed_after=going_on.after_message_id,
+            runner=going_on.record.turn_began(at=self._install.now()),
+        )
+        if isinstance(answer, Wish):
+            return TurnEnd(Outcome.ABORTED, error=RunError("aborted", f"Somebody asked to {answer.kind} the agent."))
+        active.run = answer
+
+        async def taken() -> None:
+            active.run, _ = await store.mark_running(active.run)
+
+        try:
+            end = await self._see_through(
+                active,
+                live,
+                going_on.row.spec.answers,
+                send=lambda turn: turn.send_and_follow(going_on.prompt, on_taken=taken),
+            )
+        except ServerError as error:
+            await self._instances.distrust(active.run.agent_id)
+            end = interrupted_by(error)
+        return replace(end, usage=going_on.used + end.usage)
 
 
 async def _nobody_listens(_: RunEvent) -> None:

@@ -65,6 +65,9 @@ class Player:
                 self._stream("text", pieces)
             case Think(pieces):
                 self._stream("reasoning", pieces)
+            case UseTool(is_endless=True):
+                self._begin_tool(step)
+                await asyncio.get_running_loop().create_future()
             case UseTool():
                 self._use_tool(step)
             case Hold():
@@ -122,21 +125,24 @@ class Player:
         part["time"] = {**part["time"], "end": now()}
         self._session.publish_part(part)
 
-    def _use_tool(self, step: UseTool) -> None:
+    def _begin_tool(self, step: UseTool) -> Json:
         state: Json = {"status": "pending", "input": {}, "raw": ""}
-        message = self._message()
         part = self._session.add_part(
-            message, {"type": "tool", "tool": step.tool, "callID": new_id("call"), "state": state}
+            self._message(), {"type": "tool", "tool": step.tool, "callID": new_id("call"), "state": state}
         )
         running = {"status": "running", "input": dict(step.input), "time": {"start": now()}}
         for output in ("", *step.progress):
             self._update(part, {**running, "metadata": {"output": output}})
+        return part
+
+    def _use_tool(self, step: UseTool) -> None:
+        part = self._begin_tool(step)
         ended = {"input": dict(step.input), "time": {"start": now(), "end": now()}, "metadata": {}}
         if step.error is not None:
             self._update(part, {**ended, "status": "error", "error": step.error})
         else:
             self._update(part, {**ended, "status": "completed", "output": step.output, "title": step.tool})
-        self._session.complete(message, "tool-calls")
+        self._session.complete(self._message(), "tool-calls")
         self._answer = None
 
     def _update(self, part: Json, state: Json) -> None:

@@ -38,6 +38,8 @@ class UseTool:
     """What it said so far, each time more."""
     error: str | None = None
     """Set: the call fails with it."""
+    is_endless: bool = False
+    """It runs until the turn is aborted, or its server is killed."""
 
 
 @dataclass(frozen=True, slots=True)

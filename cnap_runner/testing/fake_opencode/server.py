@@ -146,6 +146,8 @@ class FakeOpenCode:
                 return answer(_listed(session))
             case ("GET", ["message"]):
                 return answer(session.messages[-int(request.query.get("limit", 0)) :])
+            case ("PATCH", ["message", message_id, "part", part_id]):
+                return _replace_part(session, message_id, part_id, request.json())
             case ("POST", ["prompt_async"]):
                 return await self._take_prompt(session, request)
             case ("POST", ["abort"]):
@@ -170,6 +172,16 @@ class FakeOpenCode:
 
 def _listed(session: FakeSession) -> Json:
     return {"id": session.id, "title": session.title}
+
+
+def _replace_part(session: FakeSession, message_id: str, part_id: str, part: Json) -> Response:
+    for message in session.messages:
+        for number, present in enumerate(message["parts"]):
+            if (message["info"]["id"], present["id"]) == (message_id, part_id):
+                message["parts"][number] = part
+                session.publish_part(part)
+                return answer(part)
+    return Response(404)
 
 
 def _to_nobody(_kind: str, _properties: dict[str, Any]) -> None:

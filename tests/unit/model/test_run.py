@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnap_runner.errors import InvalidInput, NotSupportedYet
+from cnap_runner.errors import InvalidInput
 from cnap_runner.model.run import (
     RUN_TRANSITIONS,
     Attachment,
@@ -15,7 +15,6 @@ from cnap_runner.model.run import (
     RunRequest,
     RunState,
     Usage,
-    refuse_unbuilt_request,
 )
 
 
@@ -54,12 +53,6 @@ def test_bad_requests_are_refused(fields: dict[str, Any], finding: str) -> None:
     """One error, before anything is created."""
     with pytest.raises(InvalidInput, match=finding):
         RunRequest(**fields)
-
-
-def test_resume_is_refused_until_it_is_built() -> None:
-    """A value without an effect yet is an error, not ignored."""
-    with pytest.raises(NotSupportedYet):
-        refuse_unbuilt_request(RunRequest(messages=[user()], on_interrupt="resume"))
 
 
 def test_a_plain_path_stands_for_an_attachment() -> None:
