@@ -32,9 +32,13 @@ from cnap_runner.runner.provisioning.settings_folder import write_settings
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.readiness import wait_until_ready
 from cnap_runner.runner.workspaces.folders import AgentFolders
+from cnap_runner.telemetry.logging import get_logger
 
 LAST_WORDS = 5
 """Lines of an instance's output that are quoted when it ends at once."""
+
+
+_log = get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -149,6 +153,7 @@ class Booter:
             closed = replace(wanted, environment={**wanted.environment, **await self._reach.close()})
             ref = await self._install.backend.create(closed)
         self._install.metrics.count(CONTAINERS_CREATED)
+        _log.info("instance_created", image=wanted.image, generation=wanted.generation)
         return ref
 
     def _admission(self, plan: Plan) -> OnAddress | None:

@@ -84,6 +84,11 @@ class Install:
     tracer: Tracer = field(default_factory=Tracer)
     """Makes the spans of runs; by default ones that nobody records."""
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """What all log lines of this manager carry."""
+        return {"install_id": self.install_id, "manager_id": self.manager_id}
+
     async def save_runner(self, record: RunnerRecord) -> None:
         """Write a runner's record. This manager holds the agent's lease."""
         await self.store.save_runner(record, manager_id=self.manager_id)

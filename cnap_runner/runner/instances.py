@@ -48,7 +48,7 @@ from cnap_runner.runner.secrecy.known import KnownSecrets
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import seed_at_start
 from cnap_runner.store.base import AgentRow
-from cnap_runner.telemetry.logging import get_logger
+from cnap_runner.telemetry.logging import about, get_logger
 
 CLEAN_UP = timedelta(seconds=15)
 _USABLE = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
@@ -353,7 +353,10 @@ class Instances:
     async def _boot(self, plan: Plan) -> LiveInstance:
         life = self._starting[plan.wanted.instance_id] = Life()
         try:
-            with self._install.tracer.span("start", generation=plan.wanted.generation):
+            with (
+                about(agent_id=plan.wanted.agent_id, instance_id=plan.wanted.instance_id),
+                self._install.tracer.span("start", generation=plan.wanted.generation),
+            ):
                 return await self._booter.boot(plan, life)
         finally:
             del self._starting[plan.wanted.instance_id]
@@ -375,6 +378,7 @@ class Instances:
         await install.backend.stop(ref, grace=install.settings.stop_timeout)
         await self._logs.complete(agent_id, ref)
         await install.backend.remove(ref, grace=install.settings.stop_timeout)
+        _log.info("instance_removed", agent_id=agent_id, instance_id=ref.instance_id)
         await self._reach.forget({ref.instance_id})
         install.redactor.remove(
             install.password_of(ref.instance_id)

@@ -31,7 +31,7 @@ from cnap_runner.runner.watch import Watch
 from cnap_runner.runner.workspaces.listing import prune
 from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Wish, WishKind
-from cnap_runner.telemetry.logging import get_logger
+from cnap_runner.telemetry.logging import about, get_logger
 
 LEASE_POLL_SECONDS = 0.05
 STOPS_AT_ONCE = 8
@@ -130,7 +130,7 @@ class Parts:
         ):
             await anyio.sleep(LEASE_POLL_SECONDS)
         try:
-            with redacted_errors(install.redactor):
+            with about(**install.ids, agent_id=agent_id), redacted_errors(install.redactor):
                 yield
         finally:
             with anyio.CancelScope(shield=True):
@@ -220,4 +220,5 @@ class Parts:
             _log.warning("prune_failed", error=str(error))
 
     async def _keep(self, name: str, loop: Any) -> None:
-        await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))
+        with about(**self.install.ids):
+            await keep_running(loop, failed=lambda error: _log.warning(f"{name}_failed", error=str(error)))

@@ -1,7 +1,7 @@
 """Logs: events with fields, ``runner_stopped agent_id=alice reason=idle``, set up in one place.
 
 A log line is named for what happened, in the past tense and the words of the glossary; everything else is a field. Ids are bound once, with
-`structlog.contextvars.bound_contextvars`.
+`about`.
 
 Everything goes through the standard library's loggers under ``cnap_runner``, so a program that uses this package as a library decides by the
 usual means what becomes of its logs. Only the command line and the service call `configure_logging`.
@@ -13,7 +13,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
 
@@ -23,6 +24,9 @@ from cnap_runner.telemetry.redaction import Redactor
 
 ROOT = "cnap_runner"
 """Name of the logger above all of ours, and of the handler that `configure_logging` installs."""
+
+IDS = ("install_id", "manager_id", "agent_id", "task_id", "run_id", "instance_id")
+"""What a line is about. They are bound once, where they become known, and stand in every line below."""
 
 _FIELDS = "cnap_fields"
 """Attribute of a log record that has its event and fields."""
@@ -36,6 +40,26 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
         logging.getLogger(name), processors=_PROCESSORS, wrapper_class=structlog.stdlib.BoundLogger
     )
     return cast("structlog.stdlib.BoundLogger", wrapped)
+
+
+@contextmanager
+def about(**ids: str) -> Iterator[None]:
+    """Bind ids (those of `IDS`) to all that is logged within the block, and to what it starts; afterwards they are as they were before.
+
+    What `bind_contextvars` of structlog binds of them inside the block is undone too.
+    """
+    before = structlog.contextvars.get_contextvars()
+    structlog.contextvars.bind_contextvars(**ids)
+    try:
+        yield
+    finally:
+        structlog.contextvars.unbind_contextvars(*IDS)
+        structlog.contextvars.bind_contextvars(**{name: before[name] for name in IDS if name in before})
+
+
+def bind(**ids: str) -> None:
+    """Bind ids that become known in the middle of an `about` block, until its end."""
+    structlog.contextvars.bind_contextvars(**ids)
 
 
 def configure_logging(

@@ -16,7 +16,7 @@ import pytest
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from cnap_runner.telemetry.logging import configure_logging, get_logger
+from cnap_runner.telemetry.logging import about, bind, configure_logging, get_logger
 from cnap_runner.telemetry.redaction import Redactor
 
 SECRET = "planted-secret-value"
@@ -165,3 +165,13 @@ def test_a_program_that_only_imports_hears_nothing() -> None:
     code = "from cnap_runner.telemetry.logging import get_logger; get_logger('cnap_runner.x').info('runner_started')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_ids_are_bound_for_a_block_and_no_longer() -> None:
+    """What becomes known in the middle of a block ends with it too; what was bound before is as it was, and a caller's own stays."""
+    with bound_contextvars(agent_id="outer", request="mine"):
+        with about(agent_id="alice", run_id="r-1"):
+            bind(instance_id="i-1")
+            inside = structlog.contextvars.get_contextvars()
+        assert structlog.contextvars.get_contextvars() == {"agent_id": "outer", "request": "mine"}
+    assert inside == {"agent_id": "alice", "run_id": "r-1", "instance_id": "i-1", "request": "mine"}
