@@ -118,7 +118,7 @@ class Booter:
                 ref = await self._create(wanted)
                 archive = plan.given.archive(install.password_of(wanted.instance_id))
                 endpoint = await install.backend.start(ref, secrets=archive, on_address=self._admission(plan))
-            client = await self.connect(endpoint, wanted.instance_id, life)
+            client = await self.connect(endpoint, wanted.instance_id, life, has_served=False)
         except (InstanceExited, ServerNotReady) as error:
             how = f" ({life.reason})" if life.reason else ""
             words = await self._last_words(wanted)
@@ -134,11 +134,12 @@ class Booter:
             raise
         return LiveInstance(wanted.agent_id, ref, endpoint, client, install.events_of(client), life)
 
-    async def connect(self, endpoint: str, instance_id: str, life: Life) -> OpenCodeClient:
+    async def connect(self, endpoint: str, instance_id: str, life: Life, *, has_served: bool = True) -> OpenCodeClient:
         """Make a client and wait until its server is ready. Raises as `wait_until_ready`."""
         client = self._install.client_for(endpoint, instance_id)
         try:
-            await wait_until_ready(client, timeout=self._install.settings.health_timeout, died=life.died)
+            timeout = self._install.settings.health_timeout
+            await wait_until_ready(client, timeout=timeout, died=life.died, has_served=has_served)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await client.aclose()
