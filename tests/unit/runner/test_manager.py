@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from cnap_runner import AgentSpec, Outcome, RunnerError, RunnerManager, RunnerSt
 from cnap_runner.errors import (
     InvalidInput,
     ManagerUnusable,
-    NotSupportedYet,
     RunInProgress,
     RunnerNotFound,
     RunTimedOut,
@@ -431,10 +429,10 @@ async def test_an_agent_that_another_living_manager_uses_is_not_stopped(house: A
 
 
 async def test_closing_ends_the_turns_under_way(house: Any, spec: AgentSpec, ask: Ask) -> None:
-    """A run that is left behind ends as aborted, with its entry settled."""
+    """A run that is not done in the time there is ends as aborted, with its entry settled."""
     house.script([Say("half"), Hold()])
     results: list[Any] = []
-    async with anyio.create_task_group() as tasks, house.manager() as manager:
+    async with anyio.create_task_group() as tasks, house.manager(shutdown_timeout=6, stop_timeout=1) as manager:
         runner = await manager.create_runner(spec)
 
         async def run() -> None:
@@ -443,6 +441,27 @@ async def test_closing_ends_the_turns_under_way(house: Any, spec: AgentSpec, ask
         tasks.start_soon(run)
         await until(lambda: len(house.prompts) == 1)
     assert [result.outcome for result in results] == [Outcome.ABORTED]
+
+
+async def test_closing_lets_turns_end_that_are_nearly_done(house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """What ends within the shutdown's limit has its own end, and its agent is stopped after it."""
+    house.script([Say("half"), Hold(), Say("whole")])
+    results: list[Any] = []
+    async with anyio.create_task_group() as tasks, house.manager() as manager:
+        runner = await manager.create_runner(spec)
+
+        async def run() -> None:
+            results.append(await runner.run(ask()))
+
+        async def let_go() -> None:
+            await until(lambda: manager._is_closing)
+            house.servers["alice"].release()
+
+        tasks.start_soon(run)
+        await until(lambda: len(house.prompts) == 1)
+        tasks.start_soon(let_go)
+    assert [(result.outcome, result.output) for result in results] == [(Outcome.SUCCEEDED, "halfwhole")]
+    assert house.backend.live("alice") == []
 
 
 async def test_callbacks_are_told_of_a_refusal(manager: RunnerManager, spec: AgentSpec, ask: Ask) -> None:
@@ -481,21 +500,6 @@ async def test_a_manager_refuses_to_work_in_a_forked_child(
         child.setattr(os, "getpid", lambda: -1)
         with pytest.raises(ManagerUnusable, match="forked child"):
             await manager.create_runner(spec)
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("pause_runner", ("alice",)),
-        ("hold", ("alice", "me", datetime.now(UTC))),
-        ("release", ("alice", "me")),
-        ("stats", ()),
-    ],
-)
-async def test_what_is_not_built_says_so(manager: RunnerManager, name: str, arguments: tuple[Any, ...]) -> None:
-    """It is refused by name, never silently nothing."""
-    with pytest.raises(NotSupportedYet, match=name):
-        await getattr(manager, name)(*arguments)
 
 
 async def test_bad_ids_are_refused_everywhere(manager: RunnerManager) -> None:
