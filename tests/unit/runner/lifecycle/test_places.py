@@ -1,0 +1,106 @@
+"""Places for instances, on fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import pytest
+
+from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
+from cnap_runner.errors import MaxContainersReached
+from cnap_runner.model.journal import DecisionKind
+from cnap_runner.runner.lifecycle.places import StartGate
+
+Ask = Callable[..., RunRequest]
+
+
+async def run(manager: RunnerManager, agent_id: str, request: RunRequest, ended: list[str] | None = None) -> None:
+    """Do one run of an agent that is made for it."""
+    runner = await manager.create_runner(AgentSpec(agent_id=agent_id, model="fake/demo"))
+    await runner.run(request)
+    if ended is not None:
+        ended.append(agent_id)
+
+
+async def test_the_longest_idle_yields_its_place(house: Any, ask: Ask) -> None:
+    """Its diary says to whom; who is held stays; when nobody can yield, whoever waits is refused in the end."""
+    async with house.manager(max_containers=2, place_timeout=0.5) as manager:
+        for agent_id in ("alice", "bob"):
+            await run(manager, agent_id, ask())
+        await manager.pause_runner("bob")
+        await run(manager, "carol", ask())
+        assert [(runner.agent_id, runner.status) for runner in await manager.list_runners()] == [
+            ("alice", RunnerStatus.STOPPED),
+            ("bob", RunnerStatus.PAUSED),
+            ("carol", RunnerStatus.READY),
+        ]
+        last = (await manager.explain("alice"))[-1]
+        assert (last.kind, "carol" in last.reason) == (DecisionKind.YIELDED, True)
+        assert (await manager.stats()).yielded == 1
+        for agent_id in ("bob", "carol"):
+            await manager.hold(agent_id, "me", datetime.now(UTC) + timedelta(hours=1))
+        with pytest.raises(MaxContainersReached):
+            await run(manager, "alice", ask())
+        assert (await manager.explain("alice"))[-1].kind is DecisionKind.REFUSED
+
+
+async def test_places_are_waited_for_in_line_over_managers(house: Any, ask: Ask) -> None:
+    """Three agents of two managers share one place: they get it in the order in which they asked, and all in the end."""
+    ended: list[str] = []
+    async with house.manager(max_containers=1) as one, house.manager(max_containers=1) as two:
+        store = one.parts.install.store
+        await run(one, "alice", ask())
+        await one.hold("alice", "me", datetime.now(UTC) + timedelta(hours=1))
+        async with anyio.create_task_group() as tasks:
+            for manager, agent_id in ((two, "bob"), (one, "carol"), (two, "dave")):
+                tasks.start_soon(run, manager, agent_id, ask(), ended)
+                with anyio.fail_after(10):
+                    while await store.get_lease(agent_id) is None:
+                        await anyio.sleep(0.01)
+                await anyio.sleep(0.05)
+            assert house.starts == ["alice"]
+            await one.release("alice", "me")
+    assert house.starts == ["alice", "bob", "carol", "dave"]
+    assert sorted(ended) == ["bob", "carol", "dave"]
+
+
+async def test_f19_starts_are_bounded_and_spread(house: Any, ask: Ask) -> None:
+    """However many runs come at once, no more than so many instances boot at the same time, in one manager."""
+    async with house.manager(starts_at_once=2, max_containers=6) as manager:
+        booting, most = 0, 0
+        boot = manager.parts.instances._booter.boot
+
+        async def counted(*arguments: Any) -> Any:
+            nonlocal booting, most
+            booting += 1
+            most = max(most, booting)
+            try:
+                await anyio.sleep(0.05)
+                return await boot(*arguments)
+            finally:
+                booting -= 1
+
+        manager.parts.instances._booter.boot = counted
+        async with anyio.create_task_group() as tasks:
+            for number in range(5):
+                tasks.start_soon(run, manager, f"agent-{number}", ask())
+    assert most == 2
+    assert len(house.starts) == 5
+
+
+async def test_the_gate_spreads_what_comes_together() -> None:
+    """Those that come together are spread, in the order in which they came."""
+    gate, passed = StartGate(3), []
+
+    async def pass_gate(number: int) -> None:
+        async with gate.passed():
+            passed.append((number, anyio.current_time()))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(3):
+            tasks.start_soon(pass_gate, number)
+    assert [number for number, _ in passed] == [0, 1, 2]
+    assert passed[2][1] - passed[0][1] >= 0.19
