@@ -15,6 +15,7 @@ from functools import partial
 import anyio
 
 from cnap_runner.errors import RunnerError, StoreBusy
+from cnap_runner.model.counts import SWEEP_DURATION
 from cnap_runner.model.decisions.life import LifeStep, due_step, has_worked
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
@@ -74,7 +75,7 @@ class Keeper:
 
     async def sweep(self) -> None:
         """Look at all live instances, measure them, and do the chores."""
-        install = self._install
+        install, began = self._install, anyio.current_time()
         await sweep_holds(install)
         for chore in self._chores:
             try:
@@ -82,6 +83,7 @@ class Keeper:
             except RunnerError as error:
                 _log.warning("chore_failed", error=str(error))
         await self._keep(await install.store.list_kept(now=install.now()), is_measuring=True)
+        install.metrics.observe(SWEEP_DURATION, timedelta(seconds=anyio.current_time() - began))
 
     async def _keep(self, agents: list[KeptAgent], *, is_measuring: bool = False) -> None:
         limiter = anyio.CapacityLimiter(AT_ONCE)
