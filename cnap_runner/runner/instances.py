@@ -393,22 +393,20 @@ class Instances:
         install = self._install
         is_failure = isinstance(error, Exception)
         reason = install.redactor.redact(error.message) if isinstance(error, RunnerError) else "its start was given up"
+        stopping = record.stop_intended(reason=reason, at=install.now())
         try:
+            await install.save_runner(stopping)  # before anything ends: the end of what is removed here is no death
             await self.remove_all(record.agent_id)
         except RunnerError as trouble:
             _log.warning("clean_up_failed", agent_id=record.agent_id, error=str(trouble))
         at = install.now()
-        ended = record.failed(reason=reason, at=at) if is_failure else _given_up(record, reason, at)
+        # A start that nobody wants any more is no failure.
+        ended = stopping.failed(reason=reason, at=at) if is_failure else stopping.stopped(reason=reason, at=at)
         await install.save_runner(ended.removed())
         if is_failure:
             await note_failed_start(
                 install, record, reason, code=error.code if isinstance(error, RunnerError) else "bug"
             )
-
-
-def _given_up(record: RunnerRecord, reason: str, at: datetime) -> RunnerRecord:
-    """A start that nobody wants any more is no failure."""
-    return record.stop_intended(reason=reason, at=at).stopped(reason=reason, at=at)
 
 
 def _startable(record: RunnerRecord, at: datetime) -> RunnerRecord:

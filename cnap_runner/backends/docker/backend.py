@@ -274,7 +274,8 @@ class DockerBackend(Backend):
         with translated(f"Measuring {ref.instance_id} failed"):
             async with self._engine.stream("GET", f"/containers/{ref.handle}/stats", params=params) as response:
                 await response.aread()
-        said: dict[str, Any] = response.json()
+        # Of one that ends in this moment an engine says nothing at all.
+        said: dict[str, Any] = response.json() if response.content.strip() else {}
         return said
 
     async def _change(self, ref: InstanceRef, change: Callable[[APIClient], None], *, wanted: InstanceStatus) -> None:
