@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cnap_runner.errors import InvalidInput, RunnerNotFound
@@ -11,6 +12,9 @@ from cnap_runner.errors import InvalidInput, RunnerNotFound
 if TYPE_CHECKING:
     from cnap_runner.settings import Settings
     from cnap_runner.wiring import RunnerManager
+
+LEAVING = timedelta(seconds=5)
+"""Longest time to find out whether somebody sees to agents that are left warm."""
 
 
 def is_there(settings: Settings) -> bool:
@@ -30,12 +34,12 @@ def require(settings: Settings) -> None:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, *, must_exist: bool = True, is_observer: bool = True
+    settings: Settings, *, must_exist: bool = True, is_observer: bool = True, is_lasting: bool = False
 ) -> AsyncIterator[RunnerManager]:
     """Open the install as one more manager of it.
 
-    An observer leaves what dead managers left to those that drive agents: a look must not start containers. Logging begins here, with
-    the manager's own redactor.
+    An observer leaves what dead managers left to those that drive agents: a look must not start containers. Only a command that is
+    ``is_lasting`` serves metrics: others would be gone at the next scrape. Logging begins here, with the manager's own redactor.
     """
     from cnap_runner.telemetry.logging import configure_logging
     from cnap_runner.telemetry.redaction import Redactor
@@ -44,6 +48,8 @@ async def opened(
     if must_exist:
         require(settings)
     _require_folder(settings)
+    if not is_lasting:
+        settings = settings.model_copy(update={"metrics_port": None})
     redactor = Redactor()
     configure_logging(settings.log_level, settings.log_format, redactor)
     async with RunnerManager(settings, is_observer=is_observer, redactor=redactor) as manager:
