@@ -435,7 +435,8 @@ class Store(ABC):
     async def finish_run(
         self, run: RunRecord, result: RunResult, *, runner: RunnerRecord | None, at: datetime
     ) -> RunRecord:
-        """End an entry with its result, give back its owner's lease if held for it, and set the agent's ``last_active_at``, all at once.
+        """End an entry with its result, give back its owner's lease if held for it, forget what it waited for, and set the agent's
+        ``last_active_at``, all at once.
 
         ``runner``, where given, replaces the agent's runner record, but only if the owner has the lease, the present instance is still
         the same, and its status is not failed. Ended already, or another's: raises `LeaseLost`.
@@ -481,19 +482,15 @@ class Store(ABC):
 
     @abstractmethod
     async def list_pending(self, agent_id: str | None = None) -> list[PendingAnswer]:
-        """Return what waits in unfinished runs, of all agents or of one, oldest first."""
+        """Return what waits, of all agents or of one, oldest first."""
 
     @abstractmethod
     async def count_pending(self) -> dict[str, int]:
-        """Count what waits in unfinished runs, by agent; those without any are left out."""
+        """Count what waits, by agent; those without any are left out."""
 
     @abstractmethod
     async def drop_pending(self, request_id: str) -> None:
-        """Forget a request that is answered. Idempotent."""
-
-    @abstractmethod
-    async def drop_pending_of(self, agent_id: str, run_id: str) -> None:
-        """Forget all requests of a run: its turn is over. Idempotent."""
+        """Forget a request that is answered. Idempotent. Those of a run are forgotten with its end, by `finish_run`."""
 
     # --- decision log -----------------------------------------------------------------------------------------------
 

@@ -352,10 +352,6 @@ class SqlStore(Store):
     async def drop_pending(self, request_id: str) -> None:
         await self._database.write_relaxed(waiting.drop, request_id)
 
-    @override
-    async def drop_pending_of(self, agent_id: str, run_id: str) -> None:
-        await self._database.write_relaxed(waiting.drop_of_run, agent_id, run_id)
-
     # --- decision log -----------------------------------------------------------------------------------------------
 
     @override

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
 from cnap_runner.aio.lone import lone_errors
-from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import AnswerNotPending, ServerError, StoreError
 from cnap_runner.model.agent import Answers
 from cnap_runner.model.answers import AnswerKind, PendingAnswer, reply_to_permission, reply_to_question
@@ -37,8 +35,6 @@ from cnap_runner.telemetry.logging import get_logger
 
 CLOCK_SECONDS = 1.0
 """How often the clock is looked at while something waits."""
-FORGET = timedelta(seconds=1)
-"""How long it may take to forget what a turn that is over waited for."""
 
 _log = get_logger(__name__)
 
@@ -55,11 +51,10 @@ class Answering:
         self._emit = emit
         self._tasks: TaskGroup | None = None
         self._waiting: dict[str, anyio.CancelScope] = {}
-        self._has_stored = False
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Reply, and watch deadlines, as long as the context lasts; then nothing of the turn waits any more."""
+        """Reply, and watch deadlines, as long as the context lasts. What waits then is forgotten with the run's end."""
         with lone_errors():
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -68,9 +63,6 @@ class Answering:
                 finally:
                     self._tasks = None
                     tasks.cancel_scope.cancel()
-                    if self._has_stored:
-                        async with shielded(FORGET):
-                            await self._forget()
 
     async def hear(self, event: RunEvent) -> None:
         """Take in an event of the turn and hand it on."""
@@ -89,7 +81,6 @@ class Answering:
             tasks.start_soon(self._reply, pending, reply, "by its rules")
             return event
         try:
-            self._has_stored = True
             pending = await self._install.store.add_pending(pending)
         except StoreError as error:
             # Nobody else can see it then, but its deadline holds all the same.
@@ -132,6 +123,7 @@ class Answering:
             # That it is answered may be heard before the reply has returned.
             del self._waiting[pending.request_id]
             await self._reply(pending, reply, "because nobody answered in time")
+            await self._drop(pending.request_id)
 
     async def _reply(self, pending: PendingAnswer, reply: Reply, by: str) -> None:
         """Reply, as often as it takes: until then the agent waits. Somebody may have been faster."""
@@ -147,7 +139,6 @@ class Answering:
                 with anyio.CancelScope(shield=True):
                     await note_answer(self._install, pending, reply, by=by)
                 break
-        await self._drop(pending.request_id)
 
     async def _end_wait(self, request_id: str) -> None:
         """Stop waiting for what was answered, by whomever."""
@@ -156,14 +147,7 @@ class Answering:
             await self._drop(request_id)
 
     async def _drop(self, request_id: str) -> None:
-        if self._has_stored:
-            try:
-                await self._install.store.drop_pending(request_id)
-            except StoreError as error:
-                _log.warning("pending_not_dropped", request_id=request_id, error=str(error))
-
-    async def _forget(self) -> None:
         try:
-            await self._install.store.drop_pending_of(self._run.agent_id, self._run.run_id)
+            await self._install.store.drop_pending(request_id)
         except StoreError as error:
-            _log.warning("pending_not_dropped", run_id=self._run.run_id, error=str(error))
+            _log.warning("pending_not_dropped", request_id=request_id, error=str(error))

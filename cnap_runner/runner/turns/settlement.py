@@ -77,7 +77,6 @@ class Settlement:
                 record = record.turn_ended(at=install.now())
             result = result_of(active.run, end, install)
             await install.store.finish_run(active.run, result, runner=record, at=install.now())
-            await install.store.drop_pending_of(run.agent_id, run.run_id)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(run.agent_id, install.manager_id)

@@ -20,7 +20,7 @@ from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.store.base import Admission, Entry, Intent, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
-from cnap_runner.store.transactions import admission, agents, counting, leases, wishes
+from cnap_runner.store.transactions import admission, agents, counting, leases, waiting, wishes
 
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
 _HEAD = _QUEUE.limit(1)
@@ -220,6 +220,7 @@ def finish(
         raise _lost(run)
     agents.note_turn_end(tx, run.agent_id, run.owner, runner, at)
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
+    waiting.drop_of_run(tx, run.agent_id, run.run_id)
     ended = run_from_row(row)
     counting.add(tx, of_run(ended, result))
     return ended

@@ -8,11 +8,13 @@ import sqlalchemy as sa
 
 from cnap_runner.model.answers import AnswerKind, PendingAnswer
 from cnap_runner.store.codec import Row, from_micros, to_micros
-from cnap_runner.store.schema import pending_answers, runs, unfinished
+from cnap_runner.store.schema import pending_answers
 
-_STANDS = sa.exists().where(runs.c.run_id == pending_answers.c.run_id, unfinished)
-"""Nothing waits for a run that is over, even where it could not be forgotten at its end."""
-_BY_AGE = sa.select(pending_answers).where(_STANDS).order_by(pending_answers.c.asked_at, pending_answers.c.request_id)
+_BY_AGE = sa.select(pending_answers).order_by(pending_answers.c.asked_at, pending_answers.c.request_id)
+# By the agent, too: that is what the index knows.
+_DROP_OF_RUN = pending_answers.delete().where(
+    pending_answers.c.agent_id == sa.bindparam("of_agent"), pending_answers.c.run_id == sa.bindparam("of_run")
+)
 
 
 def add(tx: sa.Connection, pending: PendingAnswer) -> PendingAnswer:
@@ -37,7 +39,7 @@ def list_all(tx: sa.Connection, agent_id: str | None) -> list[PendingAnswer]:
 
 def count(tx: sa.Connection) -> dict[str, int]:
     """How many wait, by agent; one without any is left out."""
-    query = sa.select(pending_answers.c.agent_id, sa.func.count().label("waiting")).where(_STANDS)
+    query = sa.select(pending_answers.c.agent_id, sa.func.count().label("waiting"))
     return {row.agent_id: row.waiting for row in tx.execute(query.group_by(pending_answers.c.agent_id))}
 
 
@@ -47,10 +49,8 @@ def drop(tx: sa.Connection, request_id: str) -> None:
 
 
 def drop_of_run(tx: sa.Connection, agent_id: str, run_id: str) -> None:
-    """Forget those of one run."""
-    # By the agent, too: that is what the index knows.
-    of_run = sa.and_(pending_answers.c.agent_id == agent_id, pending_answers.c.run_id == run_id)
-    tx.execute(pending_answers.delete().where(of_run))
+    """Forget those of one run, which ends."""
+    tx.execute(_DROP_OF_RUN, {"of_agent": agent_id, "of_run": run_id})
 
 
 def _values(pending: PendingAnswer) -> dict[str, object]:
