@@ -25,6 +25,8 @@ from cnap_runner.telemetry.logging import get_logger
 BACKLOG = 100
 """Turns that may be accepted beyond those under way; who asks for more waits until there is room."""
 LOOK_AGAIN_SECONDS = 0.2
+PATIENCE = timedelta(seconds=20)
+"""How long a new turn waits for one that a dead manager left: for as long as it takes to find out that it is over, or that it is not."""
 BEGIN_LIMIT = timedelta(seconds=30)
 """How long a turn's acceptance may take to be written; the store itself waits for its lock for less."""
 
@@ -51,7 +53,8 @@ class Executor:
         self._agents: KeyedLock[str] = KeyedLock()
         self._room = anyio.Semaphore(self._settings.tasks_at_once + BACKLOG)
         self._drives: dict[str, Drive] = {}
-        self._attended: set[str] = set()
+        self._attended: dict[str, anyio.Event] = {}
+        """Tasks whose turns dead managers left unfinished, and when that is over."""
         self._stack = AsyncExitStack()
         self._group: TaskGroup | None = None
 
@@ -93,8 +96,8 @@ class Executor:
     async def send(self, task_id: str, prompt: str | None = None) -> TaskRecord:
         """Accept one more turn of a task and return at once; without a prompt it sends what certainly was not sent yet.
 
-        Raises before anything is changed: `TaskNotFound`, `RunnerNotFound`, `RunInProgress` while a turn of the task is under way,
-        `InvalidTransition` for one that is over, `InvalidInput` where there is nothing to send.
+        A turn that a dead manager left is seen to its end first, if that is soon. Raises before anything is changed: `TaskNotFound`,
+        `RunnerNotFound`, `RunInProgress` while a turn of the task is under way, `InvalidTransition` for one that is over, `InvalidInput` where there is nothing to send.
         """
         return await self._begin(task_id, prompt, _TO_CONTINUE)
 
@@ -131,7 +134,10 @@ class Executor:
     async def _begin(self, task_id: str, prompt: str | None, allowed: Collection[TaskState]) -> TaskRecord:
         group = self._opened()
         text = None if prompt is None else checked_prompt(prompt)
-        await self.tasks.get(task_id)
+        await self._settle_abandoned()
+        if (attended := self._attended.get(check_id(task_id))) is not None:
+            with anyio.move_on_after(PATIENCE.total_seconds()):
+                await attended.wait()
         await self._room.acquire()
         begun: list[TaskRecord] = []
 
@@ -179,10 +185,10 @@ class Executor:
         group = self._opened()
         for task in await self.tasks.settle():
             if task.task_id not in self._attended:
-                self._attended.add(task.task_id)
-                group.start_soon(self._attend, task)
+                over = self._attended[task.task_id] = anyio.Event()
+                group.start_soon(self._attend, task, over)
 
-    async def _attend(self, task: TaskRecord) -> None:
+    async def _attend(self, task: TaskRecord, over: anyio.Event) -> None:
         """See a run that a dead manager left to its end, then settle its task."""
         try:
             noted = await self._store.note_run(task.task_id, owner=task.owner or "")
@@ -191,7 +197,8 @@ class Executor:
         except RunnerError as error:
             _log.warning("task_not_settled", task_id=task.task_id, error=str(error))
         finally:
-            self._attended.discard(task.task_id)
+            del self._attended[task.task_id]
+            over.set()
 
     def _opened(self) -> TaskGroup:
         if self._group is None:

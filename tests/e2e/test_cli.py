@@ -134,6 +134,33 @@ def test_logs_and_shell_look_inside(warm: Cli) -> None:
     warm.run("shell", "alice", "sh", "-c", "exit 7", code=7)
 
 
+def test_a_task_goes_on_over_processes_and_over_a_killed_one(
+    warm: Cli, model_server: Model, eventually: Eventually
+) -> None:
+    """Created here, sent there, in one session; a process killed in its turn costs nothing; the last task's end is its container's."""
+    assert warm.run("task", "create", "alice", "say: first", "--id", "t").stdout == "t\n"
+    assert warm.run("task", "send", "t").stdout == "first\n"
+    slow = "wait: 2s\nsay: although nobody waits"
+    with warm.start("task", "send", "t", slow) as process:
+        eventually(lambda: slow in model_server.prompts, what="the prompt reaches the model")
+        process.kill()
+    assert warm.run("task", "send", "t", "say: third").stdout == "third\n"
+    shown = json.loads(warm.run("task", "show", "t", "--json").stdout)
+    assert [message["content"] for message in shown["messages"]] == [
+        *("say: first", "first"),
+        *(slow, "although nobody waits"),
+        *("say: third", "third"),
+    ]
+    assert [model_server.prompts.count(prompt) for prompt in ("say: first", slow, "say: third")] == [1, 1, 1]
+    hanging = "say: I wait.\nhang"
+    with warm.start("task", "send", "t", hanging) as process:
+        eventually(lambda: hanging in model_server.prompts, what="the prompt reaches the model")
+        assert "turn under way" in warm.run("task", "send", "t", "say: now", code=5).stderr
+        process.kill()
+    assert warm.run("task", "cancel", "t").stderr == "task t is canceled\n"
+    assert agents(warm)["alice"]["status"] == "stopped"
+
+
 def test_sigterm_ends_a_run_and_stops_its_container(
     make_cli: Callable[..., Cli], model_server: Model, eventually: Eventually
 ) -> None:

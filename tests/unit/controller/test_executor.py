@@ -256,6 +256,20 @@ async def test_an_unfinished_run_of_a_dead_manager_is_seen_to_its_end(manager: R
     assert (await store.get_run("run-1")).state is RunState.ENDED
 
 
+async def test_a_new_turn_waits_until_it_is_known_how_a_dead_managers_one_ended(
+    manager: RunnerManager, house: House
+) -> None:
+    """It is not refused for a turn that is over, and takes along what that one did not send."""
+    async with Executor(manager) as executor:
+        await executor.tasks.create("alice", "one", task_id="t")
+        store, now = manager.parts.install.store, datetime.now(UTC)
+        turn = await store.tasks.begin_turn("t", None, allowed=OPEN_STATES, owner=GONE, at=now)
+        await store.enter_run(NewRun("run-1", "alice", "t", GONE, "print", turn.key, None, now), must_be_alone=False)
+        await executor.send("t", "two")
+        assert (await executor.wait("t")).state is TaskState.WAITING
+    assert house.prompts == ["one\ntwo"]
+
+
 async def test_leaving_the_executor_aborts_its_turns_and_settles_them(
     manager: RunnerManager, house: House, until: Until
 ) -> None:
