@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -308,7 +308,7 @@ async def test_an_agents_container_ends_with_its_last_task(
 async def test_a_container_that_somebody_else_uses_stays(
     executor: Executor, manager: RunnerManager, house: House
 ) -> None:
-    """Another living manager has used it; what is at work is never stopped."""
+    """Another living manager has used it, or somebody holds it."""
     await executor.tasks.create("alice", "one", task_id="t")
     await executor.execute("t")
     await executor.wait("t")
@@ -316,3 +316,9 @@ async def test_a_container_that_somebody_else_uses_stays(
         await other.start_runner("alice")
         await executor.tasks.complete("t")
         assert (await manager.get_runner("alice")).status == "ready"
+    await executor.tasks.create("alice", "two", task_id="u")
+    await executor.execute("u")
+    await executor.wait("u")
+    await manager.hold("alice", "somebody", datetime.now(UTC) + timedelta(hours=1))
+    await executor.tasks.complete("u")
+    assert (await manager.get_runner("alice")).status == "ready"
