@@ -20,6 +20,7 @@ Counts = Mapping[str, int]
 """Key → how much of it."""
 
 _BETWEEN = "|"
+_MORE = "more"
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -63,12 +64,12 @@ class Histogram:
     def of(self, took: timedelta) -> Counts:
         """Give what one more of it adds."""
         seconds = max(took.total_seconds(), 0.0)
-        place = sum(seconds > bound for bound in self.bounds)
-        return {self._key(str(place)): 1, self._key("ms"): round(seconds * 1000)}
+        bound = next((str(bound) for bound in self.bounds if seconds <= bound), _MORE)
+        return {self._key(bound): 1, self._key("ms"): round(seconds * 1000)}
 
     def in_counts(self, counts: Counts) -> Spread:
         """Find what was counted."""
-        classes = [counts.get(self._key(str(place)), 0) for place in range(len(self.bounds) + 1)]
+        classes = [counts.get(self._key(bound), 0) for bound in (*map(str, self.bounds), _MORE)]
         return Spread(self.bounds, tuple(accumulate(classes)), counts.get(self._key("ms"), 0) / 1000)
 
     def _key(self, part: str) -> str:

@@ -117,7 +117,7 @@ class Parts:
                     for agent_id in self.runs.used:
                         stops.start_soon(self._stop_unused, agent_id, limiter)
             await install.store.sign_off(install.manager_id, install.is_alive)
-            await self.metering.store()
+            await self.metering.store_rest()
         finally:
             await self.instances.aclose()
 

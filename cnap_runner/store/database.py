@@ -58,9 +58,10 @@ class _Worker:
         # Its own thread does it, and needs no event loop for that: it may be waited for from anywhere.
         with sqlite.translated():
             try:
-                return self._thread.submit(self._run, transaction, True).result()  # noqa: FBT003
+                future = self._thread.submit(self._run, transaction, durable=True)
             except RuntimeError as error:  # the thread was ended meanwhile
                 raise StoreError("The store is not open.") from error
+            return future.result()
 
     async def aclose(self) -> None:
         await self._call(self._close)

@@ -52,6 +52,13 @@ class Metering:
             self._install.metrics.put_back(counts)
             raise
 
+    async def store_rest(self) -> None:
+        """Do so for the last time. What cannot be stored is lost: a manager does not fail to close over it."""
+        try:
+            await self.store()
+        except StoreError as error:
+            _log.warning("counts_not_stored", error=str(error))
+
     async def store_regularly(self) -> None:
         """Do so until cancelled."""
         while True:

@@ -14,7 +14,7 @@ from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.workspaces.disk import free_bytes
 
-EVERY = timedelta(seconds=30)
+EVERY = timedelta(seconds=60)
 AT_ONCE = 4
 """Instances measured at the same time: an engine has better things to do."""
 PATIENCE = timedelta(seconds=5)
@@ -22,7 +22,7 @@ PATIENCE = timedelta(seconds=5)
 SHARE = 20
 """At most one part in so many of the time is spent on measuring."""
 
-_MEASURED = (RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED)
+_MEASURED = frozenset({RunnerStatus.READY, RunnerStatus.RUNNING, RunnerStatus.PAUSED})
 
 
 class Sampler:
@@ -47,7 +47,8 @@ class Sampler:
 
     async def measure(self) -> None:
         """Measure all live instances once. One that cannot be measured is counted as such."""
-        records = await self._install.store.list_runners(_MEASURED)
+        known = await self._install.store.list_runners(tuple(RunnerStatus))
+        records = [record for record in known if record.status in _MEASURED]
         measured: list[Measured] = []
         limiter = anyio.CapacityLimiter(AT_ONCE)
         async with anyio.create_task_group() as tasks:
@@ -58,7 +59,7 @@ class Sampler:
             instances=tuple(sorted(measured, key=lambda each: each.agent_id)),
             unmeasured=len(records) - len(measured),
             cpu_seconds=self.sample.cpu_seconds + self._used_since(records, measured),
-            disks=tuple(self._disks()),
+            disks=self._disks_of({record.agent_id for record in known}),
             disk_free=await self._disk_free(),
         )
 
@@ -85,6 +86,10 @@ class Sampler:
         live = set(instances.values())
         self._cpu = {key: value for key, value in (self._cpu | used).items() if key in live}
         return grown
+
+    def _disks_of(self, known: set[str]) -> tuple[DiskMeasured, ...]:
+        """Leave out agents that were deleted since their files were measured."""
+        return tuple(disk for disk in self._disks() if disk.agent_id in known)
 
     async def _disk_free(self) -> int | None:
         try:
