@@ -18,6 +18,7 @@ from cnap_runner.errors import BackendError
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
+    from cnap_runner.model.hold import Hold
     from cnap_runner.model.run import RunRecord
     from cnap_runner.runner.runner import Runner
     from cnap_runner.settings import Settings
@@ -42,6 +43,8 @@ class AgentLine:
     """Runs that wait for their turn."""
     asking: int
     """Permissions and questions that wait for somebody's reply."""
+    held_until: datetime | None
+    """The latest end of its holds: it is not frozen or stopped for doing nothing before."""
     instance: str | None
     """Its container's id, short; the process backend's own name for an instance."""
     reason: str | None
@@ -80,13 +83,27 @@ async def agent_lines(manager: RunnerManager) -> list[AgentLine]:
     for run in reversed(await manager.list_runs(is_unfinished=True)):
         unfinished.setdefault(run.agent_id, []).append(run)
     asking = Counter(pending.agent_id for pending in await manager.pending_answers())
+    held = latest_holds(await manager.list_holds())
     return [
-        _line(runner, unfinished.get(runner.agent_id, []), asking=asking[runner.agent_id])
+        _line(
+            runner,
+            unfinished.get(runner.agent_id, []),
+            asking=asking[runner.agent_id],
+            held_until=held.get(runner.agent_id),
+        )
         for runner in await manager.list_runners()
     ]
 
 
-def _line(runner: Runner, own: list[RunRecord], *, asking: int) -> AgentLine:
+def latest_holds(holds: list[Hold]) -> dict[str, datetime]:
+    """Give the latest end of each held agent's holds."""
+    latest: dict[str, datetime] = {}
+    for hold in holds:
+        latest[hold.agent_id] = max(hold.until, latest.get(hold.agent_id, hold.until))
+    return latest
+
+
+def _line(runner: Runner, own: list[RunRecord], *, asking: int, held_until: datetime | None) -> AgentLine:
     """Describe one agent; ``own`` are its unfinished runs, in the order of its queue."""
     record = runner.record
     current = next((run for run in own if run.state != "queued"), None)
@@ -99,6 +116,7 @@ def _line(runner: Runner, own: list[RunRecord], *, asking: int) -> AgentLine:
         current_task=current.task_id if current else None,
         waiting=sum(run.state == "queued" for run in own),
         asking=asking,
+        held_until=held_until,
         instance=_short(record.handle),
         reason=record.reason,
     )
@@ -133,7 +151,8 @@ def _show(lines: list[AgentLine], *, is_json: bool) -> None:
 def _table(lines: list[AgentLine]) -> Any:
     from cnap_runner.cli.output import ago, table
 
-    made = table("AGENT", "STATUS", "SINCE", "MODEL", "RUN", "WAITING", "INSTANCE", "REASON")
+    holds = ("HELD UNTIL",) if any(line.held_until for line in lines) else ()
+    made = table("AGENT", "STATUS", "SINCE", "MODEL", "RUN", "WAITING", *holds, "INSTANCE", "REASON")
     for line in lines:
         run = f"{line.current_run} ({line.current_task})" if line.current_run else ""
         made.add_row(
@@ -143,6 +162,7 @@ def _table(lines: list[AgentLine]) -> Any:
             line.model,
             run,
             str(line.waiting or ""),
+            *([f"{line.held_until.astimezone():%m-%d %H:%M}" if line.held_until else ""] if holds else []),
             line.instance or "",
             line.reason or "",
         )

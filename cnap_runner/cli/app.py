@@ -16,7 +16,9 @@ from cnap_runner.cli import (
     demo,
     doctor,
     explain,
+    holds,
     image,
+    keeping,
     life,
     logs,
     mcp,
@@ -96,6 +98,9 @@ app.command(cls=Command, rich_help_panel=_AGENTS)(logs.logs)
 app.command(cls=Command, rich_help_panel=_AGENTS, context_settings={"ignore_unknown_options": True})(shell.shell)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.start)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.stop)
+app.command(cls=Command, rich_help_panel=_AGENTS)(holds.pause)
+app.command(cls=Command, rich_help_panel=_AGENTS)(holds.hold)
+app.command(cls=Command, rich_help_panel=_AGENTS)(holds.release)
 app.command(cls=Command, rich_help_panel=_AGENTS)(recover.recover)
 app.command(cls=Command, rich_help_panel=_AGENTS)(life.rm)
 app.command(cls=Command, rich_help_panel=_AGENTS)(apply.apply)
@@ -109,4 +114,6 @@ app.command("import", cls=Command, rich_help_panel=_AGENTS)(archive.import_)
 app.command(cls=Command, rich_help_panel=_INSTALL)(demo.demo)
 app.command(cls=Command, rich_help_panel=_INSTALL)(doctor.doctor)
 app.add_typer(image.app, name="image", rich_help_panel=_INSTALL)
+app.command(cls=Command, rich_help_panel=_INSTALL)(holds.stats)
+app.command(cls=Command, hidden=True)(keeping.keeper)
 app.command(cls=Command, rich_help_panel=_INSTALL)(purge.purge)

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from cnap_runner.errors import InvalidInput, RunnerNotFound
+from cnap_runner.cli.output import note
+from cnap_runner.errors import InvalidInput, RunnerError, RunnerNotFound
 
 if TYPE_CHECKING:
     from cnap_runner.settings import Settings
@@ -34,11 +35,17 @@ def require(settings: Settings) -> None:
 
 @asynccontextmanager
 async def opened(
-    settings: Settings, *, must_exist: bool = True, is_observer: bool = True, is_lasting: bool = False
+    settings: Settings,
+    *,
+    must_exist: bool = True,
+    is_observer: bool = True,
+    is_lasting: bool = False,
+    is_keeper: bool = False,
 ) -> AsyncIterator[RunnerManager]:
     """Open the install as one more manager of it.
 
-    An observer leaves what dead managers left to those that drive agents: a look must not start containers. Only a command that is
+    Where agents are left warm at its end (``on_shutdown="leave"``), a keeper is started that sees to them, unless one does already. An
+    observer leaves what dead managers left to those that drive agents: a look must not start containers. Only a command that is
     ``is_lasting`` serves metrics: others would be gone at the next scrape. Logging begins here, with the manager's own redactor.
     """
     from cnap_runner.telemetry.logging import configure_logging
@@ -53,7 +60,23 @@ async def opened(
     redactor = Redactor()
     configure_logging(settings.log_level, settings.log_format, redactor)
     async with RunnerManager(settings, is_observer=is_observer, redactor=redactor) as manager:
-        yield manager
+        try:
+            yield manager
+        finally:
+            if settings.on_shutdown == "leave" and not is_keeper:
+                await _leave(manager, settings)
+
+
+async def _leave(manager: RunnerManager, settings: Settings) -> None:
+    """Let somebody see to what is left warm."""
+    from cnap_runner.aio.shield import shielded
+    from cnap_runner.cli.keeping import ensure_keeper
+
+    try:
+        async with shielded(LEAVING):
+            await ensure_keeper(manager, settings)
+    except RunnerError as error:
+        note(f"warning: whether anybody stops idle agents is not known: {error.message}", style="yellow")
 
 
 def _require_folder(settings: Settings) -> None:

@@ -38,14 +38,24 @@ class Globals:
         return Settings(**given, **fixed)
 
 
-def settings_of(ctx: typer.Context, *, keep: bool = False, is_quiet: bool = False, **fixed: Any) -> Settings:
+def settings_of(
+    ctx: typer.Context,
+    *,
+    keep: bool = False,
+    is_warm: bool = False,
+    is_stopping: bool = False,
+    is_quiet: bool = False,
+    **fixed: Any,
+) -> Settings:
     """Load the settings of this call.
 
-    ``keep`` leaves the agents it uses running. ``is_quiet`` is for commands that tell in their own words what the log would warn of; a level that was asked for counts all the same.
+    ``keep`` leaves the agents it uses running; ``is_warm`` does so where ``on_shutdown`` is not set; ``is_stopping`` stops them. ``is_quiet`` is for commands that tell in their own words what the log would warn of; a level that was asked for counts all the same.
     """
-    if keep:
-        fixed["on_shutdown"] = "leave"
+    if keep or is_stopping:
+        fixed["on_shutdown"] = "stop" if is_stopping else "leave"
     settings: Settings = ctx.obj.settings(**fixed)
+    if is_warm and "on_shutdown" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"on_shutdown": "leave"})
     if is_quiet and "log_level" not in settings.model_fields_set:
         return settings.model_copy(update={"log_level": "error"})
     return settings
@@ -68,3 +78,8 @@ Agents = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Keep = Annotated[bool, typer.Option("--keep", help="Leave the container running at the end.")]
+Warm = Annotated[bool, typer.Option("--keep", hidden=True)]
+"""What is the default now was asked for by this once; scripts may go on to."""
+Stop = Annotated[
+    bool, typer.Option("--stop", help="Stop the container at the end, unless somebody else uses the agent.")
+]

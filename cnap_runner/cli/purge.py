@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cnap_runner.cli import install
+from cnap_runner.cli import install, keeping
 from cnap_runner.cli.asking import confirm
 from cnap_runner.cli.options import Yes, settings_of
 from cnap_runner.cli.output import note
@@ -29,6 +29,7 @@ OUR_FILES = (
     "install.key.new",
     "install.id.new",
     "install.lock",
+    "keeper.log",
     "secrets.vault",
     "secrets.new",
     "secrets.lock",
@@ -50,12 +51,16 @@ def purge(ctx: typer.Context, is_sure: Yes = False) -> None:
 async def _purge(settings: Settings, _: Interrupts) -> None:
     import anyio.to_thread
 
+    await keeping.end_keeper(settings)
     _require_alone(settings)
     try:
         async with install.opened(settings, must_exist=False) as manager:
             await manager.purge()
     except (StoreError, InvalidInput) as error:
         await _purge_damaged(settings, error)
+    # One that was being started a moment ago may have come meanwhile.
+    await keeping.end_keeper(settings)
+    _require_alone(settings)
     # From here on nothing is half done: an install without a database and an id is none.
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(_remove_files, settings.data_dir)

@@ -14,7 +14,7 @@ import typer
 from cnap_runner.cli import install
 from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.failing import root_cause
-from cnap_runner.cli.options import Agent, Keep, settings_of
+from cnap_runner.cli.options import Agent, Stop, Warm, settings_of
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import ImageNotFound, InvalidInput, RunInProgress, RunnerError, RunnerNotFound
 
@@ -66,7 +66,8 @@ def run(  # noqa: PLR0913 - each is an option
         str | None, typer.Option("--key", help="Idempotency key: the same call with the same key is done once.")
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail when the agent has an unfinished run.")] = False,
-    keep: Keep = False,
+    is_stopping: Stop = False,
+    keep: Warm = False,
     is_streaming: Annotated[
         bool | None,
         typer.Option(
@@ -77,7 +78,8 @@ def run(  # noqa: PLR0913 - each is an option
 ) -> None:
     """Let an agent do one turn and print its answer. Makes the agent if it is new.
 
-    The answer goes to standard output, everything else to standard error. Ctrl-C ends the turn; the agent stays usable.
+    The answer goes to standard output, everything else to standard error. Ctrl-C ends the turn; the agent stays usable. Its container
+    stays too, until it has been idle for long enough.
     """
     from cnap_runner.cli.printing import make_printer
 
@@ -92,7 +94,7 @@ def run(  # noqa: PLR0913 - each is an option
         key=key,
         is_waiting=not no_wait,
     )
-    settings = settings_of(ctx, keep=keep)
+    settings = settings_of(ctx, keep=keep, is_warm=True, is_stopping=is_stopping)
     printer = make_printer(is_json=is_json, is_streaming=is_streaming)
     run_async(partial(carry_out, order, settings, printer))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnap_runner.cli import install
-from cnap_runner.cli.options import Agent, Keep, settings_of
+from cnap_runner.cli.options import Agent, Stop, Warm, settings_of
 from cnap_runner.cli.output import is_terminal, note
 from cnap_runner.cli.running import run_async
 from cnap_runner.errors import BackendError, InvalidInput, RunTimedOut
@@ -32,7 +32,8 @@ def shell(
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND", help="What to run; a shell when left out.")
     ] = None,
-    keep: Keep = False,
+    is_stopping: Stop = False,
+    keep: Warm = False,
 ) -> None:
     """Open a shell, or run a command, in an agent's container and workspace. Starts the container if needed.
 
@@ -43,22 +44,26 @@ def shell(
         raise InvalidInput(
             "A shell needs a terminal.", hint="Give the command to run: cnap-runner shell AGENT COMMAND…"
         )
-    settings = settings_of(ctx, keep=keep)
+    settings = settings_of(ctx, keep=keep, is_warm=True, is_stopping=is_stopping)
     run_async(partial(_shell, settings, agent, command or [], has_terminal))
 
 
 async def _shell(
     settings: Settings, agent_id: str, command: list[str], has_terminal: bool, interrupts: Interrupts
 ) -> int:
+    from cnap_runner.runner.lifecycle.holding import held_while
+
     async with install.opened(settings) as manager:
         runner = await manager.get_runner(agent_id)
-        if runner.status not in {"ready", "running"}:
+        if runner.status not in {"ready", "running", "paused"}:
             note(f"starting agent {agent_id}", style="dim")
         runner = await manager.start_runner(agent_id)
         if not has_terminal:
             return await _run_plainly(runner, command)
         with interrupts.ignoring_keys():
-            return await _run_with_terminal(await runner.shell_command(command or DEFAULT_SHELL))
+            # Whoever types in it is not idle, though no turn is under way.
+            async with held_while(manager.parts.install, agent_id, "shell"):
+                return await _run_with_terminal(await runner.shell_command(command or DEFAULT_SHELL))
 
 
 async def _run_with_terminal(argv: list[str]) -> int:

@@ -33,7 +33,7 @@ from cnap_runner.runner.deleting import delete_agent, purge
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import told
 from cnap_runner.runner.lifecycle.holding import hold, release
-from cnap_runner.runner.lifecycle.service import be_keeper, count_agents, needs_keeper, pause_agent
+from cnap_runner.runner.lifecycle.service import be_keeper, claim_keeper, count_agents, needs_keeper, pause_agent
 from cnap_runner.runner.parts import UNFINISHED, Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.recovery.recovering import recover_agent
@@ -345,6 +345,10 @@ class RunnerManager:
     async def stats(self) -> Stats:
         """Count the agents and what ended their instances and turns, over the install's life and all its managers."""
         return await count_agents(self._usable().install)
+
+    async def claim_keeper(self) -> bool:
+        """Become the install's keeper, unless another one lives; tell whether it is. `keep` does it too."""
+        return await claim_keeper(self._usable().install)
 
     async def keep(self) -> bool:
         """Be the install's keeper: stay until no agent has a live instance. False at once where another keeper lives.

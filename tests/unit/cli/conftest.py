@@ -10,9 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cnap_runner import wiring
+from cnap_runner.cli import keeping
 from cnap_runner.cli.app import app
 from cnap_runner.model.instance import InstanceRef, InstanceSpec
 from cnap_runner.runner.install import Install
+from cnap_runner.settings import Settings
 from cnap_runner.testing import FakeBackend
 from cnap_runner.testing.fake_opencode import FakeOpenCode
 from cnap_runner.testing.fake_opencode.script import Step
@@ -52,6 +54,8 @@ class House:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.backend = ServingBackend(data_dir)
+        self.keepers: list[Settings] = []
+        """What keepers were started with, in play."""
 
     def __call__(self, *arguments: str, given: str | bytes | None = None) -> Result:
         """Run one command. Standard input and output are no terminals."""
@@ -65,6 +69,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     house = House(tmp_path / "data")
     monkeypatch.setattr(wiring, "make_backend", lambda _: house.backend)
     monkeypatch.chdir(tmp_path)
+    # An instance of this backend lives no longer than the command's event loop: none can be left warm.
+    monkeypatch.setenv("CNAP_RUNNER_ON_SHUTDOWN", "stop")
+    monkeypatch.setattr(keeping, "spawn", house.keepers.append)
     return house
 
 

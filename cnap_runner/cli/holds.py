@@ -1,0 +1,103 @@
+"""``pause``, ``hold``, ``release`` and ``stats``: what people have to say about agents' lives."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnap_runner.cli import install
+from cnap_runner.cli.options import Agent, Agents, Json, settings_of
+from cnap_runner.cli.output import note
+from cnap_runner.cli.running import run_async
+from cnap_runner.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
+    from cnap_runner.settings import Settings
+
+Owner = Annotated[str | None, typer.Option("--owner", help="Whose hold it is; by default you.")]
+
+
+def pause(ctx: typer.Context, agents: Agents = None) -> None:
+    """Freeze agents' containers. Their memory stays; their next runs thaw them within milliseconds."""
+    if not agents:
+        raise InvalidInput("Name the agents to freeze.")
+    run_async(partial(_pause, settings_of(ctx), agents))
+
+
+async def _pause(settings: Settings, agents: list[str], _: Interrupts) -> None:
+    async with install.opened(settings) as manager:
+        for agent_id in agents:
+            await manager.pause_runner(agent_id)
+            note(f"agent {agent_id} is paused")
+
+
+def hold(
+    ctx: typer.Context,
+    agent: Agent,
+    lasts: Annotated[str | None, typer.Option("--for", help="How long: 90 (seconds), 5m, 2h.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Until when: 2026-12-24T18:00 (local time).")] = None,
+    owner: Owner = None,
+) -> None:
+    """Keep an agent's container: it is neither frozen nor stopped for doing nothing, and yields its place to nobody."""
+    if (lasts is None) is (until is None):
+        raise InvalidInput("Say for how long (--for 2h) or until when (--until 2026-12-24T18:00).")
+    end = _end(lasts, until)
+    run_async(partial(_hold, settings_of(ctx), agent, owner or getpass.getuser(), end))
+
+
+async def _hold(settings: Settings, agent_id: str, owner: str, until: datetime, _: Interrupts) -> None:
+    async with install.opened(settings) as manager:
+        made = await manager.hold(agent_id, owner, until)
+    note(f"agent {agent_id} is held by {made.owner} until {made.until.astimezone():%Y-%m-%d %H:%M:%S}")
+
+
+def release(ctx: typer.Context, agent: Agent, owner: Owner = None) -> None:
+    """End a hold. Without another one the agent's idle time counts again."""
+    run_async(partial(_release, settings_of(ctx), agent, owner or getpass.getuser()))
+
+
+async def _release(settings: Settings, agent_id: str, owner: str, _: Interrupts) -> None:
+    async with install.opened(settings) as manager:
+        was_held = await manager.release(agent_id, owner)
+    note(f"agent {agent_id} is released" if was_held else f"{owner} did not hold agent {agent_id}")
+
+
+def stats(ctx: typer.Context, is_json: Json = False) -> None:
+    """Count agents, and what ended their containers and turns, over the install's life."""
+    run_async(partial(_stats, settings_of(ctx, is_quiet=True), is_json))
+
+
+async def _stats(settings: Settings, is_json: bool, _: Interrupts) -> None:
+    from cnap_runner.cli.output import plain, print_table, table, write_json
+
+    async with install.opened(settings) as manager:
+        agents, work = await manager.stats(), await manager.metrics()
+    if is_json:
+        write_json({**plain(agents), **plain(work)}, indent=2)
+        return
+    made = table("", "")
+    for name, value in {**plain(agents), **plain(work)}.items():
+        made.add_row(name.replace("_", " "), f"{value:g}")
+    print_table(made)
+
+
+def _end(lasts: str | None, until: str | None) -> datetime:
+    from datetime import UTC
+
+    from pydantic import TypeAdapter, ValidationError
+
+    from cnap_runner.model.durations import Duration
+
+    try:
+        if until is not None:
+            return datetime.fromisoformat(until).astimezone()
+        return datetime.now(UTC) + TypeAdapter(Duration).validate_python(lasts)
+    except (ValidationError, ValueError, OverflowError):
+        raise InvalidInput(
+            f"{until or lasts!r} is no {'moment' if until else 'duration'}.", hint="For example --for 2h."
+        ) from None

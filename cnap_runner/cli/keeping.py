@@ -1,0 +1,96 @@
+"""The keeper behind the command line: a process of its own that sees to agents left warm, and ends with the last of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cnap_runner.cli import install
+from cnap_runner.cli.options import settings_of
+from cnap_runner.cli.running import run_async
+from cnap_runner.errors import ConflictError
+
+if TYPE_CHECKING:
+    from cnap_runner.cli.interrupts import Interrupts
+    from cnap_runner.settings import Settings
+    from cnap_runner.wiring import RunnerManager
+
+LOG = "keeper.log"
+LOG_BYTES = 1 << 20
+"""Size at which the log is begun anew when the next keeper starts."""
+PID = Path("managers") / "keeper.pid"
+LOOK_SECONDS = 0.05
+
+
+def keeper(ctx: typer.Context) -> None:
+    """See to agents that were left warm: freeze and stop the idle ones. Ends with the last of them, or at once where another one does it."""
+    run_async(partial(_keep, settings_of(ctx, keep=True)))
+
+
+async def _keep(settings: Settings, _: Interrupts) -> None:
+    async with install.opened(settings, is_observer=False, is_keeper=True) as manager:
+        path = settings.data_dir / PID
+        if await manager.claim_keeper():
+            try:
+                path.write_text(f"{manager.parts.install.manager_id} {os.getpid()}\n", encoding="ascii")
+                await manager.keep()
+            finally:
+                path.unlink(missing_ok=True)
+
+
+async def ensure_keeper(manager: RunnerManager, settings: Settings) -> None:
+    """Start a keeper where live agents are left and none sees to them."""
+    if await manager.needs_keeper():
+        spawn(settings)
+
+
+def spawn(settings: Settings) -> None:
+    """Start a keeper in a session of its own, with no stream of ours; its errors go to ``keeper.log``. Does not wait for it."""
+    from cnap_runner.cli.output import note
+
+    own = ["--data-dir", str(settings.data_dir), "--backend", settings.backend]
+    path = settings.data_dir / LOG
+    try:
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.unlink()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "cnap_runner", *own, "keeper"],
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                start_new_session=True,
+            )
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        note(f"warning: nobody will stop idle agents, for no keeper could be started: {error}.", style="yellow")
+
+
+async def end_keeper(settings: Settings) -> None:
+    """End the install's keeper, if one lives, and wait until it is gone; its agents stay as they are. Raises `ConflictError`."""
+    import anyio
+
+    from cnap_runner.store.presence import is_alive
+
+    try:
+        manager_id, pid = (settings.data_dir / PID).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return
+    if not is_alive(settings.data_dir, manager_id):
+        return
+    # It lives, so the number is its own and nobody else's.
+    os.kill(int(pid), signal.SIGTERM)
+    with anyio.move_on_after((settings.shutdown_timeout * 2).total_seconds()):
+        while is_alive(settings.data_dir, manager_id):
+            await anyio.sleep(LOOK_SECONDS)
+        return
+    raise ConflictError(f"The keeper of {settings.data_dir}, process {pid}, does not end.", hint=f"kill -9 {pid}")

@@ -1,0 +1,126 @@
+"""Agents that are left warm, and who sees to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cnap_runner.cli import keeping
+from cnap_runner.cli.keeping import PID
+
+if TYPE_CHECKING:
+    from tests.unit.cli.conftest import House
+
+NEW = ("run", "alice", "hi", "--model", "fake/demo")
+
+
+def status(cli: House) -> str:
+    """How the agent stands."""
+    return str(json.loads(cli("ps", "--json").stdout)[0]["status"])
+
+
+def test_a_run_leaves_its_agent_warm_and_a_keeper_behind(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default; what is set counts, `--stop` most of all; where nothing is left, nobody is needed."""
+    cli(*NEW)
+    assert (status(cli), cli.keepers) == ("stopped", [])
+    monkeypatch.delenv("CNAP_RUNNER_ON_SHUTDOWN")
+    cli(*NEW, "--stop")
+    assert (status(cli), cli.keepers) == ("stopped", [])
+    cli("ps")
+    cli(*NEW, "--keep")
+    assert (status(cli), len(cli.keepers)) == ("ready", 1)
+    cli("stop", "alice")
+    cli(*NEW)
+    assert (status(cli), len(cli.keepers)) == ("ready", 2)
+    cli("stop", "alice")
+
+
+def test_a_keeper_ends_when_there_is_nothing_to_keep(cli: House) -> None:
+    """At once, then; its number is not left behind, and where there is no install it makes none."""
+    assert cli("keeper").exit_code == 4
+    assert not cli.data_dir.exists()
+    cli(*NEW)
+    assert cli("keeper").exit_code == 0
+    assert not (cli.data_dir / PID).exists()
+
+
+def test_agents_are_held_and_released(cli: House) -> None:
+    """`ps` tells until when; the owner is whoever types, unless another one is named; what makes no sense is refused."""
+    cli(*NEW)
+    assert "is held by bob until" in cli("hold", "alice", "--for", "2h", "--owner", "bob").stderr
+    (line,) = json.loads(cli("ps", "--json").stdout)
+    assert datetime.fromisoformat(line["held_until"]) > datetime.now(UTC) + timedelta(minutes=119)
+    assert "HELD UNTIL" in cli("ps").stdout
+    assert "is released" in cli("release", "alice", "--owner", "bob").stderr
+    assert "did not hold" in cli("release", "alice", "--owner", "bob").stderr
+    assert cli("hold", "alice").exit_code == 2
+    assert cli("hold", "alice", "--for", "soon").exit_code == 2
+    assert cli("hold", "alice", "--until", "2001-01-01").exit_code == 2
+    assert cli("hold", "nobody", "--for", "1h").exit_code == 4
+
+
+def test_figures_are_counted(cli: House) -> None:
+    """For people and for programs."""
+    cli(*NEW)
+    counted = json.loads(cli("stats", "--json").stdout)
+    assert (counted["total"], counted["stopped"], counted["tasks_succeeded"]) == (1, 1, 1)
+    assert "ended by idle" in cli("stats").stdout
+
+
+def test_only_a_frozen_or_ready_agent_can_be_paused(cli: House) -> None:
+    """A stopped one is told so."""
+    cli(*NEW)
+    assert "nothing to freeze" in cli("pause", "alice").stderr
+    assert cli("pause").exit_code == 2
+
+
+def test_a_keeper_has_a_session_and_streams_of_its_own(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal or a pipe that closes does not matter to it; what goes wrong in it is in its log."""
+    monkeypatch.undo()
+    cli.data_dir.mkdir()
+    started: list[dict[str, object]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda argv, **options: started.append({"argv": argv, **options}))
+    from cnap_runner import Settings
+
+    keeping.spawn(Settings(data_dir=cli.data_dir))
+    (only,) = started
+    assert (only["stdin"], only["start_new_session"]) == (subprocess.DEVNULL, True)
+    assert only["stdout"] == only["stderr"] != subprocess.DEVNULL
+    assert (cli.data_dir / keeping.LOG).stat().st_mode & 0o777 == 0o600
+
+
+def test_purge_ends_the_keeper(cli: House) -> None:
+    """A real one, in a process of its own; a number that was left behind by a dead one harms nobody."""
+    cli(*NEW)
+    (cli.data_dir / PID).write_text("m-dead 1\n")
+    with closing(sqlite3.connect(cli.data_dir / "runner.db")) as raw, raw:
+        raw.execute("UPDATE agents SET status = 'ready'")
+    environment = {**os.environ, "CNAP_RUNNER_BACKEND": "docker", "DOCKER_HOST": "tcp://127.0.0.1:9"}
+    argv = [sys.executable, "-m", "cnap_runner", "--data-dir", str(cli.data_dir), "keeper"]
+    with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: "m-dead" not in (cli.data_dir / PID).read_text())
+            assert cli("purge", "--yes").exit_code == 0
+            assert process.wait(10) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not cli.data_dir.exists()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
