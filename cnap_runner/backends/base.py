@@ -76,6 +76,10 @@ class Backend(ABC):
         makes, `purge` removes.
         """
 
+    async def opencode_version(self, image: str) -> str | None:  # noqa: ARG002 - for those that know
+        """Tell the version of OpenCode that an image says it has; None where it says nothing, or is not there."""
+        return None
+
     @abstractmethod
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create an instance without starting it.

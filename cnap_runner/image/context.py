@@ -14,10 +14,11 @@ from typing import IO
 from cnap_runner.image import packages
 from cnap_runner.image.packages import Package, Progress, silent
 from cnap_runner.image.way_out import WayOut
+from cnap_runner.model.instance import LABEL_OPENCODE
 
 INPUTS_LABEL = "cnap.image.inputs"
 """Hash of everything an image was made of; one with the same hash need not be built again."""
-OPENCODE_LABEL = "cnap.image.opencode"
+OPENCODE_LABEL = LABEL_OPENCODE
 """Version of OpenCode inside."""
 
 _EXECUTABLES = frozenset({"entrypoint", "healthcheck"})

@@ -48,6 +48,8 @@ class Life:
     died: anyio.Event = field(default_factory=anyio.Event)
     reason: str = ""
     is_out_of_memory: bool = False
+    version: str | None = None
+    """Of its server, as that said when it was ready."""
     is_frozen: bool = False
     """Whoever froze it may have been killed before thawing it."""
 
@@ -139,7 +141,7 @@ class Booter:
         client = self._install.client_for(endpoint, instance_id)
         try:
             timeout = self._install.settings.health_timeout
-            await wait_until_ready(client, timeout=timeout, died=life.died, has_served=has_served)
+            life.version = await wait_until_ready(client, timeout=timeout, died=life.died, has_served=has_served)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await client.aclose()

@@ -44,6 +44,7 @@ from cnap_runner.runner.provisioning.settings_folder import written_at
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.reach import Reach
 from cnap_runner.runner.recovery.starting import PatientStart
+from cnap_runner.runner.recovery.upgrading import Upgrades
 from cnap_runner.runner.secrecy.known import KnownSecrets
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import seed_at_start
@@ -73,6 +74,7 @@ class Instances:
         self._places = Places(install, self.steps, clean_up=self.end_abandoned)
         self._gate = StartGate(install.settings.starts_at_once)
         self._patient = PatientStart(install, self._start)
+        self._upgrades = Upgrades(install)
 
     def note_death(self, instance_id: str, reason: str, *, is_out_of_memory: bool = False) -> None:
         """Tell whoever talks to this instance, or starts it, that it ended."""
@@ -249,9 +251,10 @@ class Instances:
         for ref in await self._refs_of(agent_id):
             await self._remove(agent_id, ref)
 
-    async def remove_stray(self, agent_id: str, ref: InstanceRef) -> None:
-        """End and remove one instance that is not the agent's present one."""
-        await self._remove(agent_id, ref)
+    async def remove_stray(self, ref: InstanceRef) -> None:
+        """End and remove one instance that is no agent's present one, at once: it may have the same files open as another one."""
+        await self._install.backend.remove(ref, grace=self._install.settings.stop_timeout)
+        await self._reach.forget({ref.instance_id})
 
     async def aclose(self) -> None:
         """Close all streams and clients. Instances stay as they are."""
@@ -337,9 +340,12 @@ class Instances:
                 await self._remove_remains(record)
                 await seed_at_start(install, spec)
                 await refuse_plugins(spec, install.settings.data_dir)
+                await self._upgrades.before_start(record, plan.wanted)
                 live = await self._remember(await self._boot(plan))
+                await self._upgrades.after_start(record, live.life.version)
             live.settings_written_at = await self._written_at(spec)
             ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
+            ready = replace(ready, opencode_version=live.life.version)
             ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)
             ready = idle_from(ready, limits_of(install, spec), install.now())
             await install.save_runner(ready)
@@ -397,6 +403,7 @@ class Instances:
         try:
             await install.save_runner(stopping)  # before anything ends: the end of what is removed here is no death
             await self.remove_all(record.agent_id)
+            await self._upgrades.after_failure(record.agent_id)
         except RunnerError as trouble:
             _log.warning("clean_up_failed", agent_id=record.agent_id, error=str(trouble))
         at = install.now()

@@ -87,6 +87,8 @@ class FakeBackend(Backend):
     ) -> None:
         self._serve = serve
         self._images = images
+        self.versions: dict[str, str] = {}
+        """Of OpenCode, by image, where that says so."""
         self._programs = {**PROGRAMS, **(programs or {})}
         self._instances: dict[str, FakeInstance] = {}
         self._watches: dict[MemoryObjectSendStream[InstanceEvent], str] = {}
@@ -153,6 +155,11 @@ class FakeBackend(Backend):
         """Give made-up facts."""
         await self._enter()
         return _network(install_id, Network.CLOSED)
+
+    async def opencode_version(self, image: str) -> str | None:
+        """Tell what ``versions`` says."""
+        await self._enter()
+        return self.versions.get(image)
 
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Remember an instance."""

@@ -30,6 +30,7 @@ from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
 from cnap_runner.errors import InstanceExited, InstanceStartFailed, InsufficientResources, InvalidInput
 from cnap_runner.model.instance import (
+    LABEL_OPENCODE,
     Capabilities,
     EngineInfo,
     ExecResult,
@@ -115,6 +116,18 @@ class DockerBackend(Backend):
         if (await self._known_facts()).why_not_closed is not None:
             return None
         return await self._networks.still(install_id, Network.CLOSED)
+
+    async def opencode_version(self, image: str) -> str | None:
+        """Read the image's label."""
+        with translated(f"Looking at image {image} failed"):
+            try:
+                found: dict[str, Any] = await self._engine.ask(lambda sdk: sdk.inspect_image(image))  # type: ignore[no-untyped-call]
+            except EngineRefusal as refusal:
+                if refusal.status != _NOT_FOUND:
+                    raise
+                return None
+        version: str | None = (found["Config"].get("Labels") or {}).get(LABEL_OPENCODE)
+        return version
 
     async def create(self, spec: InstanceSpec) -> InstanceRef:
         """Create a container; one of the same instance that is there is returned instead."""

@@ -56,7 +56,7 @@ class Resync:
         try:
             if orphan.ref.instance_id in await install.store.named_instances():
                 return
-            await self._instances.remove_stray(agent_id, orphan.ref)
+            await self._instances.remove_stray(orphan.ref)
         finally:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(agent_id, install.manager_id)

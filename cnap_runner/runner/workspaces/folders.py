@@ -45,6 +45,11 @@ class AgentFolders:
         return self._own / "state"
 
     @property
+    def saved_state(self) -> Path:
+        """A copy of the sessions, while a newer OpenCode starts for the first time."""
+        return self._own / "state.saved"
+
+    @property
     def home(self) -> Path:
         """The agent's home: caches and tools it installs."""
         return self._own / "home"

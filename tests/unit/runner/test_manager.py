@@ -315,7 +315,7 @@ async def test_a_server_that_will_not_do_is_one_clear_error_and_leaves_nothing(
 ) -> None:
     """Version, password and readiness are found out before anything is sent."""
     house.make_server = server
-    async with house.manager(health_timeout=1) as manager:
+    async with house.manager(health_timeout=1, max_retries=0) as manager:
         runner = await manager.create_runner(spec)
         with pytest.raises(error) as caught:
             await runner.run(ask())

@@ -185,7 +185,8 @@ async def test_one_that_ends_while_it_starts_is_not_waited_for_though_the_stream
 
             await until(is_starting)
             house.make_server = FakeOpenCode
-            backend.kill(*backend.live("alice"))
+            (instance_id,) = backend.live("alice")
+            backend.kill(instance_id)
             with anyio.fail_after(10):
                 while house.starts != ["alice", "alice"]:
                     await anyio.sleep(0.01)
