@@ -58,7 +58,7 @@ async def test_the_snapshot_is_that_of_the_install_s_life(house: House, spec: Ag
 async def test_what_cannot_be_stored_now_is_stored_later(
     manager: RunnerManager, spec: AgentSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that is busy loses no count."""
+    """A database that is busy loses no count, and keeps no manager from closing."""
     parts = manager._usable()
 
     async def fail(_: object) -> None:
@@ -69,6 +69,7 @@ async def test_what_cannot_be_stored_now_is_stored_later(
         patch.setattr(parts.install.store, "add_counts", fail)
         with pytest.raises(StoreBusy):
             await parts.metering.store()
+        await parts.metering.store_rest()
     assert (await manager.metrics()).errors_total == 1
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from cnap_runner import AgentSpec, RunnerManager
 from cnap_runner.errors import BackendError
+from cnap_runner.model.figures import DiskMeasured
 from cnap_runner.model.instance import InstanceRef, ResourceUsage
 from cnap_runner.runner.metering.sampler import Sampler
 from cnap_runner.testing.house import House
@@ -74,3 +75,12 @@ async def test_the_cpu_time_of_all_containers_only_grows(
     used["bob"] = 2.0
     await sampler.measure()
     assert sampler.sample.cpu_seconds == 5
+
+
+async def test_files_of_deleted_agents_are_not_shown(manager: RunnerManager) -> None:
+    """What was measured of them is remembered for a while, in case that they come back."""
+    await manager.create_runner(spec("alice"))
+    disks = [DiskMeasured("alice", 1, 2), DiskMeasured("gone", 1, 2)]
+    sampler = Sampler(manager._usable().install, lambda: disks)
+    await sampler.measure()
+    assert [disk.agent_id for disk in sampler.sample.disks] == ["alice"]
