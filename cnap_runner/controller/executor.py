@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from types import TracebackType
 from typing import Self
 
 import anyio
@@ -12,6 +13,7 @@ from anyio.abc import TaskGroup
 
 from cnap_runner.aio.guarded import keep_running
 from cnap_runner.aio.keyed_lock import KeyedLock
+from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import run_shielded
 from cnap_runner.controller.drive import Drive
 from cnap_runner.controller.listener import TaskListener
@@ -39,8 +41,9 @@ _log = get_logger(__name__)
 class Executor:
     """Does the turns of tasks, on the agents of an open manager. An async context manager; one per manager.
 
-    A turn that was accepted is done in the background. Leaving the context aborts the turns under way: `wait` for those that matter. Turns
-    that dead managers left are settled from the run ledger when it begins, and every ``sweep_interval``.
+    A turn that was accepted is done in the background. Leaving the context lets the turns under way end, within ``shutdown_timeout``; those
+    that wait for their place are given up, unsent. An error or a cancellation aborts them all. Turns that dead managers left are settled
+    from the run ledger when it begins, and every ``sweep_interval``.
     """
 
     def __init__(self, manager: RunnerManager, *, listener: TaskListener | None = None) -> None:
@@ -60,15 +63,18 @@ class Executor:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            stack.enter_context(lone_errors())
             self._group = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._close)
+            stack.push_async_exit(self._close)
             await self._settle_abandoned()
             self._group.start_soon(self._keep_settling)
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._stack.aclose()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
 
     # --- what may be asked for ------------------------------------------------------------------------------------------
 
@@ -207,7 +213,16 @@ class Executor:
             )
         return self._group
 
-    def _close(self) -> None:
+    async def _close(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let turns under way end, or end them where an error or a cancellation leads here. Within ``shutdown_timeout``."""
         group, self._group = self._group, None
-        if group is not None:
+        if group is None:
+            return
+        try:
+            if kind is None:
+                with anyio.move_on_after(self._settings.shutdown_timeout.total_seconds()):
+                    for drive in list(self._drives.values()):
+                        drive.give_up_waiting()
+                        await drive.ended.wait()
+        finally:
             group.cancel_scope.cancel()

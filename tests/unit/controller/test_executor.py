@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
 from cnap_runner import Message, RunnerManager, RunRequest
@@ -37,6 +38,12 @@ GONE = "m-000000000000000"
 async def said(executor: Executor, task_id: str) -> list[str]:
     """What was said in a task, in order."""
     return [f"{message.role}: {message.content}" for message in await executor.tasks.messages(task_id)]
+
+
+async def release_soon(house: House) -> None:
+    """Let the turn of alice go on, a moment after whoever waits for it began to."""
+    await anyio.sleep(0.1)
+    house.servers["alice"].release()
 
 
 async def test_a_tasks_life_from_its_first_turn_to_its_end(executor: Executor, house: House, heard: Heard) -> None:
@@ -270,20 +277,43 @@ async def test_a_new_turn_waits_until_it_is_known_how_a_dead_managers_one_ended(
     assert house.prompts == ["one\ntwo"]
 
 
-async def test_leaving_the_executor_aborts_its_turns_and_settles_them(
+async def test_leaving_the_executor_lets_the_turn_under_way_end(
     manager: RunnerManager, house: House, until: Until
 ) -> None:
-    """No task is left running; afterwards nothing is accepted."""
-    house.script([Hold()])
-    async with Executor(manager) as executor:
+    """One that waits for its place is given up, unsent; afterwards nothing is accepted."""
+    house.script([Hold(), Say("done")])
+    async with Executor(manager) as executor, anyio.create_task_group() as group:
         for task_id in ("t", "u"):
             await executor.tasks.create("alice", task_id, task_id=task_id)
             await executor.execute(task_id)
         await until(lambda: bool(house.prompts))
-    states = {task.task_id: (task.state, task.owner) for task in await Tasks(manager).list_newest()}
-    assert states == {"t": (TaskState.FAILED, None), "u": (TaskState.FAILED, None)}
+        group.start_soon(release_soon, house)
+    assert {task.task_id: (task.state, task.owner) for task in await Tasks(manager).list_newest()} == {
+        "t": (TaskState.WAITING, None),
+        "u": (TaskState.FAILED, None),
+    }
+    assert house.prompts == ["t"]
     with pytest.raises(ManagerUnusable):
         await executor.send("u", "more")
+
+
+async def test_an_error_inside_the_executor_aborts_its_turns_and_settles_them(
+    manager: RunnerManager, house: House, until: Until
+) -> None:
+    """The error comes out as it was, and no task is left running."""
+    house.script([Hold()])
+
+    async def break_inside() -> None:
+        async with Executor(manager) as executor:
+            await executor.tasks.create("alice", "one", task_id="t")
+            await executor.execute("t")
+            await until(lambda: bool(house.prompts))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await break_inside()
+    task = await Tasks(manager).get("t")
+    assert (task.state, task.owner) == (TaskState.FAILED, None)
 
 
 # --- containers -------------------------------------------------------------------------------------------------------
