@@ -122,6 +122,8 @@ class PermissionRaised:
     request_id: str
     permission: str
     patterns: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What OpenCode says of it: the whole ``command``, the ``diff`` of an edit."""
     deadline: datetime | None = None
     """Until when somebody may reply (`Runner.answer`); None: the agent's rules do."""
     type: Literal["permission"] = "permission"

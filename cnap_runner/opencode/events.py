@@ -95,6 +95,7 @@ class PermissionAsked:
     request_id: str
     permission: str
     patterns: tuple[str, ...] = ()
+    details: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +203,13 @@ def _file(properties: Json) -> ServerEvent:
 
 def parse_permission(properties: Json) -> PermissionAsked:
     """Parse a permission that waits, as the stream tells it and ``GET /permission`` lists it."""
-    patterns = properties.get("patterns")
+    patterns, metadata = properties.get("patterns"), properties.get("metadata")
     return PermissionAsked(
         _session(properties),
         id_of(properties, "id", "permission"),
         text_of(properties, "permission"),
         tuple(item for item in patterns if isinstance(item, str)) if isinstance(patterns, list) else (),
+        metadata if isinstance(metadata, dict) else {},
     )
 
 

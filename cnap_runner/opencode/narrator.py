@@ -216,9 +216,9 @@ class Narrator:
         match event:
             case SessionStatus(_, "retry", attempt, message):
                 await self._emit(ModelRetrying(attempt, message))
-            case PermissionAsked(_, request_id, permission, patterns):
+            case PermissionAsked(_, request_id, permission, patterns, details):
                 if self._is_new(request_id):
-                    await self._emit(PermissionRaised(request_id, permission, patterns))
+                    await self._emit(PermissionRaised(request_id, permission, patterns, details))
             case QuestionAsked(_, request_id, questions):
                 if self._is_new(request_id):
                     await self._emit(QuestionRaised(request_id, questions))

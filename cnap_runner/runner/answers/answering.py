@@ -5,9 +5,10 @@ A deadline is stored with the request, so that whoever takes the turn over keeps
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -36,6 +37,10 @@ from cnap_runner.telemetry.logging import get_logger
 CLOCK_SECONDS = 1.0
 """How often the clock is looked at while something waits."""
 
+LONGEST_TEXT = 4000
+MOST_ITEMS = 50
+"""What is kept of one text and one list that an agent asks about: they may be megabytes."""
+
 _log = get_logger(__name__)
 
 
@@ -62,7 +67,8 @@ class Answering:
                     yield
                 finally:
                     self._tasks = None
-                    tasks.cancel_scope.cancel()
+                # Left by an error or a cancellation, the group ends its tasks itself, and takes nobody's cancellation for its own.
+                tasks.cancel_scope.cancel()
 
     async def hear(self, event: RunEvent) -> None:
         """Take in an event of the turn and hand it on."""
@@ -99,7 +105,11 @@ class Answering:
         install, now = self._install, self._install.now()
         if isinstance(event, PermissionRaised):
             kind = AnswerKind.PERMISSION
-            asked: dict[str, Any] = {"permission": event.permission, "patterns": list(event.patterns)}
+            asked: dict[str, Any] = {
+                "permission": event.permission,
+                "patterns": list(event.patterns),
+                "details": dict(event.details),
+            }
         else:
             kind, asked = AnswerKind.QUESTION, {"questions": [dict(question) for question in event.questions]}
         return PendingAnswer(
@@ -108,7 +118,7 @@ class Answering:
             run_id=self._run.run_id,
             instance_id=self._live.ref.instance_id,
             kind=kind,
-            asked=install.redactor.redact_data(asked),
+            asked=_shortened(install.redactor.redact_data(asked)),
             asked_at=now,
             deadline_at=now + (self._answers.deadline or install.settings.answer_deadline),
         )
@@ -151,3 +161,16 @@ class Answering:
             await self._install.store.drop_pending(request_id)
         except StoreError as error:
             _log.warning("pending_not_dropped", request_id=request_id, error=str(error))
+
+
+def _shortened(value: Any) -> Any:
+    """Cut long texts and lists, and replace what is no Unicode: both are an agent's to choose."""
+    match value:
+        case str():
+            return value[:LONGEST_TEXT].encode("utf-8", "replace").decode()
+        case Mapping():
+            return {str(_shortened(key)): _shortened(item) for key, item in islice(value.items(), MOST_ITEMS)}
+        case list() | tuple():
+            return [_shortened(item) for item in value[:MOST_ITEMS]]
+        case _:
+            return value

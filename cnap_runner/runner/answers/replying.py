@@ -141,6 +141,6 @@ def _answers(given: GivenAnswer, count: int) -> tuple[tuple[str, ...], ...]:
         raise InvalidInput(f"{count} questions were asked, and {len(answers)} answers given.")
     if any(not str(word).strip() for answer in answers for word in answer):
         raise InvalidInput("an answer is text.")
-    if sum(len(word) for answer in answers for word in answer) > _LONGEST:
-        raise InvalidInput(f"answers are longer than {_LONGEST} characters.")
+    if any(len(word) > _LONGEST for answer in answers for word in answer):
+        raise InvalidInput(f"an answer is longer than {_LONGEST} characters.")
     return answers

@@ -76,7 +76,8 @@ class RedactedEvents:
             case FileEdited():
                 return replace(event, path=redact(event.path))
             case PermissionRaised():
-                return replace(event, patterns=tuple(map(redact, event.patterns)))
+                details = self._redactor.redact_data(event.details)
+                return replace(event, patterns=tuple(map(redact, event.patterns)), details=details)
             case QuestionRaised():
                 return replace(event, questions=tuple(map(self._redactor.redact_data, event.questions)))
             case _:

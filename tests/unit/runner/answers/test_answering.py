@@ -18,6 +18,7 @@ from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import RunRecord
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.wire import Prompt
+from cnap_runner.runner.answers.answering import LONGEST_TEXT, MOST_ITEMS, _shortened
 from cnap_runner.runner.answers.replying import REJECTED_BY_NOBODY, REJECTED_BY_RULE
 from cnap_runner.runner.install import Install
 from cnap_runner.store.base import NewRun
@@ -264,3 +265,19 @@ async def left_by_a_dead_manager(house: Any, manager: RunnerManager) -> tuple[Ru
 def password_of(house: Any, instance_id: str) -> str:
     key = (house.data_dir / "install.key").read_bytes()
     return Install.password_of(type("Key", (), {"key": key})(), instance_id)
+
+
+async def test_what_is_kept_of_a_question_is_bounded_and_readable(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: AskFor
+) -> None:
+    """An agent chooses what it asks: neither megabytes nor thousands of items end up in the store, nor half characters, which it cannot hold."""
+    runner = await manager.create_runner(with_answers(spec, permissions={"*": "ask"}))
+    patterns = ("x" * 100_000, *(str(number) for number in range(1000)))
+    house.script([Ask("bash", patterns, is_waiting=True), Say("done")])
+    async with running(runner, ask()) as results:
+        (pending,) = await waiting(runner)
+        assert (len(pending.asked["patterns"]), len(pending.asked["patterns"][0])) == (MOST_ITEMS, LONGEST_TEXT)
+        await runner.answer(pending.request_id, "allow")
+    assert results[0].success
+    assert len(await reasons(manager)) == 1
+    assert _shortened({"\ud800": ["\udfff!", 7]}) == {"?": ["?!", 7]}
