@@ -6,6 +6,7 @@ import anyio
 
 from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.output import note
+from cnap_runner.cli.pending import warn_of_hindered
 from cnap_runner.cli.printing import Printer
 from cnap_runner.cli.run import CLOSING_WORDS_SECONDS, tell_progress
 from cnap_runner.controller import Executor, TaskListener, Tasks
@@ -54,7 +55,9 @@ async def do_turn(manager: RunnerManager, task_id: str, prompt: str | None, prin
 
 async def _result_of_turn(manager: RunnerManager, task_id: str, prompt: str | None, printer: Printer) -> RunResult:
     task = await Tasks(manager).get(task_id)
-    shown = _Shown(await manager.get_runner(task.agent_id), printer)
+    runner = await manager.get_runner(task.agent_id)
+    await warn_of_hindered(runner)
+    shown = _Shown(runner, printer)
     task = await _turn(manager, task_id, prompt, shown)
     if shown.result is not None:
         printer.end(shown.result)

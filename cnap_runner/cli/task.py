@@ -9,7 +9,7 @@ import typer
 
 from cnap_runner.cli import install
 from cnap_runner.cli.commands import Command, Group, PromptCommand
-from cnap_runner.cli.options import Agent, Json, Keep, complete_agent, settings_of
+from cnap_runner.cli.options import Agent, Json, Stop, complete_agent, settings_of
 from cnap_runner.cli.output import ago, brief, note, plain, print_line, print_table, table, write_json
 from cnap_runner.cli.run import read_prompt
 from cnap_runner.cli.running import run_async
@@ -78,7 +78,7 @@ def send(
         bool | None,
         typer.Option("--stream/--no-stream", help="All text as it comes, or the final message alone."),
     ] = None,
-    keep: Keep = False,
+    is_stopping: Stop = False,
 ) -> None:
     """Do a task's next turn and print its answer; the first one too.
 
@@ -88,7 +88,8 @@ def send(
 
     given = None if prompt is None else read_prompt(prompt)
     printer = make_printer(is_json=is_json, is_streaming=is_streaming)
-    run_async(partial(_send, settings_of(ctx, keep=keep), task, given, printer))
+    settings = settings_of(ctx, is_warm=True, is_stopping=is_stopping)
+    run_async(partial(_send, settings, task, given, printer))
 
 
 async def _send(settings: Settings, task_id: str, prompt: str | None, printer: Printer, _: Interrupts) -> ExitCode:
