@@ -53,7 +53,8 @@ class RunnerManager(manager.RunnerManager):
     ``settings`` default to those of the environment. An ``is_observer`` only looks and changes what it is told to; it does not finish
     what dead managers left. ``redactor`` learns the secrets that this manager comes to know: give the one that your logs pass. The
     install's metrics are shown in ``registry`` while the manager is open; ``metrics_port`` serves them, in a registry of their own where
-    none is given. A registry takes one manager. Runs are traced with ``tracer_provider``, or with the program's own one where it has
+    none is given. A registry takes one manager. A port that another program has keeps the manager from opening, unless ``must_serve`` is
+    false. Runs are traced with ``tracer_provider``, or with the program's own one where it has
     loaded OpenTelemetry.
     """
 
@@ -65,9 +66,10 @@ class RunnerManager(manager.RunnerManager):
         redactor: Redactor | None = None,
         registry: CollectorRegistry | None = None,
         tracer_provider: TracerProvider | None = None,
+        must_serve: bool = True,
     ) -> None:
         self.settings = settings or Settings()
-        exposure = make_exposure(self.settings, registry, is_observer=is_observer)
+        exposure = make_exposure(self.settings, registry, is_observer=is_observer, must_serve=must_serve)
         super().__init__(
             lambda: open_install(self.settings, redactor, exposure=exposure, tracer=make_tracer(tracer_provider)),
             lambda: load_template(self.settings.data_dir),
@@ -165,13 +167,17 @@ def _has_image(image: str) -> bool:
 
 
 def make_exposure(
-    settings: Settings, registry: CollectorRegistry | None = None, *, is_observer: bool = False
+    settings: Settings,
+    registry: CollectorRegistry | None = None,
+    *,
+    is_observer: bool = False,
+    must_serve: bool = True,
 ) -> Exposure | None:
     """Tell where a manager shows the install's figures; None: nowhere. One that only looks serves nothing: it is gone in a moment."""
     port = None if is_observer else settings.metrics_port
     if registry is None and port is None:
         return None
-    return Exposure(registry, port, right_to_serve=lambda: MetricsLock(settings.data_dir))
+    return Exposure(registry, port, right_to_serve=lambda: MetricsLock(settings.data_dir), must_serve=must_serve)
 
 
 def make_secrets(settings: Settings, key: bytes) -> SecretStore:

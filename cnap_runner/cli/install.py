@@ -39,14 +39,13 @@ async def opened(
     *,
     must_exist: bool = True,
     is_observer: bool = True,
-    is_lasting: bool = False,
     is_keeper: bool = False,
 ) -> AsyncIterator[RunnerManager]:
     """Open the install as one more manager of it.
 
     Where agents are left warm at its end (``on_shutdown="leave"``), a keeper is started that sees to them, unless one does already. An
-    observer leaves what dead managers left to those that drive agents: a look must not start containers. Only a command that is
-    ``is_lasting`` serves metrics: others would be gone at the next scrape. Logging begins here, with the manager's own redactor.
+    observer leaves what dead managers left to those that drive agents: a look must not start containers. Only the keeper serves metrics:
+    other commands would be gone at the next scrape. Logging begins here, with the manager's own redactor.
     """
     from cnap_runner.telemetry.logging import configure_logging
     from cnap_runner.telemetry.redaction import Redactor
@@ -55,11 +54,11 @@ async def opened(
     if must_exist:
         require(settings)
     _require_folder(settings)
-    if not is_lasting:
+    if not is_keeper:
         settings = settings.model_copy(update={"metrics_port": None})
     redactor = Redactor()
     configure_logging(settings.log_level, settings.log_format, redactor)
-    async with RunnerManager(settings, is_observer=is_observer, redactor=redactor) as manager:
+    async with RunnerManager(settings, is_observer=is_observer, redactor=redactor, must_serve=not is_keeper) as manager:
         try:
             yield manager
         finally:

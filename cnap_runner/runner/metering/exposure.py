@@ -21,3 +21,5 @@ class Exposure:
     """At which it is served on loopback; 0: any free one; None: whoever has the registry serves it."""
     right_to_serve: Callable[[], AbstractAsyncContextManager[object]]
     """Held by the one manager that serves the install's metrics. Raises `StoreBusy` at once while another one does."""
+    must_serve: bool = True
+    """Whether the manager refuses to open where another program has the port; else it tries again and again, and says so in its log."""

@@ -89,7 +89,7 @@ class Metering:
     async def show(self, exposure: Exposure, *, task_status: TaskStatus[None]) -> None:
         """Show the install's figures until cancelled. Started once they are, or another manager serves them at that port.
 
-        Raises `InvalidInput` before it is started where the port is somebody else's.
+        Raises `InvalidInput` before it is started where the port is another program's and `Exposure.must_serve`.
         """
         registry, collector = await anyio.to_thread.run_sync(self._register, exposure.registry)
         try:
@@ -131,7 +131,7 @@ class Metering:
             except StoreBusy:
                 _log.debug("metrics_served_by_another_manager", port=port)
             except RunnerError as error:
-                if not first.is_called:
+                if exposure.must_serve and not first.is_called:
                     raise
                 _log.warning("metrics_not_served", error=str(error))
             first.call()

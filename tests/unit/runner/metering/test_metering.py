@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from cnap_runner import AgentSpec, RunnerManager, RunRequest
+from cnap_runner import AgentSpec, RunnerManager, RunRequest, Settings
 from cnap_runner.errors import InvalidInput, RunnerNotFound, StoreBusy
 from cnap_runner.model.counts import ERRORS, QUEUE_WAIT
 from cnap_runner.runner.metering import metering
@@ -113,14 +113,19 @@ async def test_one_manager_serves_and_the_next_one_follows(
                     await anyio.sleep(0.05)
 
 
-async def test_a_port_of_another_program_keeps_a_manager_from_opening(house: House) -> None:
-    """Whoever asked for metrics would otherwise believe that they are there."""
+async def test_a_port_of_another_program_keeps_a_manager_from_opening(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asked for metrics would otherwise believe that they are there. A keeper in the background goes on: agents need it."""
     async with serving(CollectorRegistry(), 0) as port:
         with pytest.raises(InvalidInput, match="cannot be served"):
             async with house.manager(metrics_port=port):
                 pass
         async with house.manager(metrics_port=port, is_observer=True) as observer:
             assert await observer.list_runners() == []
+        settings = Settings(data_dir=house.data_dir, metrics_port=port)
+        async with RunnerManager(settings, must_serve=False):
+            assert "metrics_not_served" in caplog.text
 
 
 async def _free_port() -> int:
