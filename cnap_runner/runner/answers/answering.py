@@ -56,6 +56,8 @@ class Answering:
         self._emit = emit
         self._tasks: TaskGroup | None = None
         self._waiting: dict[str, anyio.CancelScope] = {}
+        self._has_heard = False
+        """Whether the turn asked anything."""
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -68,7 +70,8 @@ class Answering:
                 finally:
                     self._tasks = None
                 # Left by an error or a cancellation, the group ends its tasks itself, and takes nobody's cancellation for its own.
-                tasks.cancel_scope.cancel()
+                if self._has_heard:  # most turns ask nothing, and a cancellation takes as long as all the rest of this
+                    tasks.cancel_scope.cancel()
 
     async def hear(self, event: RunEvent) -> None:
         """Take in an event of the turn and hand it on."""
@@ -81,6 +84,7 @@ class Answering:
 
     async def _see_to(self, event: PermissionRaised | QuestionRaised, tasks: TaskGroup) -> RunEvent:
         """Begin to see to a request; what waits for somebody is told with its deadline."""
+        self._has_heard = True
         pending, said = self._pending(event), self._rule(event)
         if said != "ask":
             reply = reply_of(said, pending.kind, pending.asked, message=REJECTED_BY_RULE)

@@ -6,10 +6,12 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import anyio
 import pytest
 import respx
 
 from cnap_runner.errors import (
+    AnswerNotPending,
     ServerNotReady,
     ServerRefusedPassword,
     ServerRejected,
@@ -19,9 +21,11 @@ from cnap_runner.errors import (
 )
 from cnap_runner.model.mcp import McpState
 from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient, SettingsRefused, check_version
-from cnap_runner.opencode.events import ServerEvent, SessionStatus, parse_event
+from cnap_runner.opencode.events import PermissionAsked, QuestionAsked, ServerEvent, SessionStatus, parse_event
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.testing.fake_opencode import (
+    Ask,
+    AskQuestion,
     BrokenDatabaseOpenCode,
     FakeOpenCode,
     GarblingOpenCode,
@@ -237,3 +241,31 @@ async def test_settings_that_cannot_be_read_are_told_as_such() -> None:
         with pytest.raises(SettingsRefused, match=r"mcp\.x\.command: Expected array\.") as raised:
             await client.probe(timeout=AMPLE)
     assert "secret-value" not in str(raised.value)
+
+
+async def test_what_waits_is_read_and_answered_once(server: FakeOpenCode, client: OpenCodeClient) -> None:
+    """Permissions and questions of all sessions; a second reply finds that nothing waits any more."""
+    server.script([Ask("bash", ("ls",)), AskQuestion("Which?", "And?"), Say("done")])
+    session_id = await client.create_session(title="t")
+    await client.send_prompt(session_id, Prompt(texts=("x",)))
+    with anyio.fail_after(5):
+        while len(waits := await client.waits()) < 2:
+            await anyio.sleep(0.01)
+    permission, question = waits
+    assert isinstance(permission, PermissionAsked)
+    assert isinstance(question, QuestionAsked)
+    assert (permission.permission, permission.patterns, len(question.questions)) == ("bash", ("ls",), 2)
+    await client.reply_to_permission(permission.request_id, "reject", message="no")
+    await client.reply_to_question(question.request_id, [["a"], ["b", "c"]])
+    assert server.waits.replies == {
+        permission.request_id: {"reply": "reject", "message": "no"},
+        question.request_id: {"answers": [["a"], ["b", "c"]]},
+    }
+    assert await client.waits() == []
+    for again in (
+        client.reply_to_permission(permission.request_id, "once"),
+        client.reply_to_question(question.request_id, []),
+        client.reject_question(question.request_id),
+    ):
+        with pytest.raises(AnswerNotPending):
+            await again

@@ -117,7 +117,10 @@ def test_any_json_is_a_message_or_rejected(info: Any, parts: Any) -> None:
         "session.created",
         "file.edited",
         "permission.asked",
+        "permission.replied",
         "question.asked",
+        "question.replied",
+        "question.rejected",
     ],
 )
 @given(properties=_json)
