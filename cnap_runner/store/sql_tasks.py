@@ -44,8 +44,8 @@ class SqlTasks(TaskStore):
 
     @override
     async def settle_turns(self, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-        if not await self._database.read(tasks.has_driven):
-            return []  # a look at tasks that are all at rest takes no write lock
+        if not await self._database.read(tasks.has_abandoned, is_alive):
+            return []  # a look at tasks takes no write lock, as a rule
         return await self._database.write_relaxed(tasks.settle_turns, is_alive, reason=reason, at=at)
 
     @override

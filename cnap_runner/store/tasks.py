@@ -30,7 +30,8 @@ class TaskStore(ABC):
         """Go from one of the allowed states to running, driven by ``owner``, with what is to be sent; all or nothing.
 
         Raises `RunInProgress` while a turn is under way, `InvalidTransition` in any other state that is not allowed, `InvalidInput`
-        where there is nothing to send, and `RunnerNotFound`.
+        where there is nothing to send, `RunnerNotFound`, and `ConflictError` where another agent has the id of the task's own one, which
+        was erased with its sessions.
         """
 
     @abstractmethod

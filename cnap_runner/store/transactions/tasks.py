@@ -31,6 +31,7 @@ _UNSENT = sa.and_(_MESSAGES, task_messages.c.role == "user", task_messages.c.run
 _SAID = sa.select(task_messages).where(_MESSAGES).order_by(task_messages.c.position)
 _NEXT_POSITION = sa.select(sa.func.coalesce(sa.func.max(task_messages.c.position) + 1, 0)).where(_MESSAGES)
 _RUN = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), runs.c.idempotency_key == sa.bindparam("key"))
+_OWNERS = sa.select(tasks.c.owner).where(tasks.c.owner.is_not(None)).distinct()
 _DRIVEN = sa.select(tasks).where(tasks.c.owner.is_not(None)).order_by(tasks.c.task_id)
 
 
@@ -89,7 +90,11 @@ def begin_turn(
     check_task_transition(task_id, task.state, TaskState.RUNNING)
     if task.state not in allowed:
         raise ConflictError(f"Task {task_id} is {task.state}: it was begun before.", hint="Continue it instead.")
-    agents.get(tx, task.agent_id)
+    if agents.get(tx, task.agent_id).created_at > task.created_at:
+        raise ConflictError(
+            f"The agent of task {task_id} was removed with its sessions; another one has the id {task.agent_id} now.",
+            hint="Create a new task.",
+        )
     if prompt is not None:
         _say(tx, task_id, "user", prompt, at=at)
     unsent = tuple(_message(row) for row in tx.execute(_SAID.where(_UNSENT), {"of_task": task_id}))
@@ -122,9 +127,9 @@ def settle_turns(tx: sa.Connection, is_alive: IsAlive, *, reason: str, at: datet
     return [task for task in settled if task.owner is not None]
 
 
-def has_driven(tx: sa.Connection) -> bool:
-    """Whether a turn of any task is under way, as far as is recorded."""
-    return tx.execute(_DRIVEN.limit(1)).first() is not None
+def has_abandoned(tx: sa.Connection, is_alive: IsAlive) -> bool:
+    """Whether a dead owner left a turn that is not settled."""
+    return any(not is_alive(owner) for owner in tx.execute(_OWNERS).scalars())
 
 
 def move(tx: sa.Connection, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:

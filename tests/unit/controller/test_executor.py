@@ -316,6 +316,25 @@ async def test_an_error_inside_the_executor_aborts_its_turns_and_settles_them(
     assert (task.state, task.owner) == (TaskState.FAILED, None)
 
 
+async def test_a_cancellation_aborts_turns_and_settles_them(manager: RunnerManager, house: House, until: Until) -> None:
+    """As Ctrl-C does; the task can go on afterwards, and what was sent is not sent again."""
+    house.script([Hold()])
+    with anyio.CancelScope() as scope:
+        async with Executor(manager) as executor:
+            await executor.tasks.create("alice", "one", task_id="t")
+            await executor.execute("t")
+            await until(lambda: bool(house.prompts))
+            scope.cancel()
+            await executor.wait("t")
+    task = await Tasks(manager).get("t")
+    assert (task.state, task.owner) == (TaskState.FAILED, None)
+    assert (await manager.get_run(task.run_id or "")).state is RunState.ENDED
+    async with Executor(manager) as executor:
+        await executor.send("t", "two")
+        assert (await executor.wait("t")).state is TaskState.WAITING
+    assert house.prompts == ["one", "two"]
+
+
 # --- containers -------------------------------------------------------------------------------------------------------
 
 

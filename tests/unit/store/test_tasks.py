@@ -15,6 +15,7 @@ from cnap_runner.errors import (
     RunnerNotFound,
     TaskNotFound,
 )
+from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.model.task import OPEN_STATES, TaskState, TaskTurn
 from cnap_runner.store.sql import SqlStore
@@ -171,3 +172,19 @@ async def test_a_task_deleted_in_its_last_turn_is_settled_all_the_same(
     assert (await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)).owner is None
     with pytest.raises(TaskNotFound):
         await store.tasks.get("t")
+
+
+async def test_a_task_is_not_inherited_by_another_agent_of_that_id(
+    store: SqlStore, begin: Begin, now: datetime
+) -> None:
+    """One that was only deleted comes back to its tasks; one that was erased has a stranger in its place."""
+    await begin()
+    await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
+    await store.mark_deleted("alice", at=now)
+    await store.put_agent(AgentSpec(agent_id="alice", model="f/m"), at=now + LATER)
+    await begin()
+    await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
+    await store.erase_agent("alice")
+    await store.put_agent(AgentSpec(agent_id="alice", model="f/m"), at=now + LATER)
+    with pytest.raises(ConflictError, match="another one has the id"):
+        await begin()
