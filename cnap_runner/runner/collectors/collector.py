@@ -11,20 +11,18 @@ from typing import Any, cast
 import anyio
 import anyio.to_thread
 
-from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InstanceNotFound
 from cnap_runner.model.instance import InstanceRef, LogLine
 from cnap_runner.runner.collectors.budget import Budget
 from cnap_runner.runner.collectors.resumption import Resumption
-from cnap_runner.runner.collectors.segments import END, OURS, SegmentWriter, encode, segments_in, standing_of
+from cnap_runner.runner.collectors.scribe import Scribe
+from cnap_runner.runner.collectors.segments import END, OURS, SegmentWriter, Standing, encode, segments_in, standing_of
 from cnap_runner.runner.collectors.server_log import cut_server_log
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.telemetry.logging import get_logger
 
-WRITE_SECONDS = 0.3
-"""How long a line waits for others, to be written with them."""
 BATCH_BYTES = 1 << 18
 """At most so much of an agent's output is in memory; it is read on once that is written."""
 LOOK_BYTES = 1 << 20
@@ -46,20 +44,23 @@ class Collector:
         agent_id: str,
         ref: InstanceRef,
         *,
-        threads: anyio.CapacityLimiter,
+        scribe: Scribe,
         on_dropped: Callable[[int], None],
     ) -> None:
         settings = install.settings
         self._install, self._agent_id, self._ref = install, agent_id, ref
-        self._threads, self._on_dropped = threads, on_dropped
+        self._scribe, self._on_dropped = scribe, on_dropped
         self._folders = AgentFolders(settings.data_dir, agent_id)
         self._max_bytes = settings.log_max_mb << 20
         self._writer = SegmentWriter(self._folders.logs, max_bytes=self._max_bytes, keep=settings.log_files)
         self._budget = Budget(anyio.current_time())
         self._batch: list[LogLine] = []
         self._size = 0
-        self._came = anyio.Event()
-        self._writing = anyio.Lock()
+        self.writing = anyio.Lock()
+        self._taken: list[LogLine] = []
+        """What is being written; `_told` dropped lines are told of before it."""
+        self._told = 0
+        self._failure: OSError | None = None
         self._dropped = 0
         """Lines that were dropped and not yet told of in the segments."""
         self._has_lines = False
@@ -71,25 +72,19 @@ class Collector:
 
         Raises `BackendError`; what was read by then is written.
         """
-        instance_id = self._ref.instance_id
-        segments = await self._in_thread(segments_in, self._folders.logs)
-        standing = await self._in_thread(standing_of, segments, instance_id)
+        standing = await anyio.to_thread.run_sync(self._standing)
         if standing.is_complete:
             return True
         resumption = Resumption(standing)
         was_live = is_following or await self._is_live()
         try:
-            with lone_errors():
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._write_now_and_then)
-                    await self._read(resumption, is_following=is_following)
-                    tasks.cancel_scope.cancel()
+            await self._read(resumption, is_following=is_following)
             is_complete = not (await self._is_live() if is_following else was_live)
             if is_complete and (standing.stream or self._has_lines):
                 self._batch.append(self._words(END))
         finally:
             async with shielded(LAST_WRITE):
-                await self._write()
+                await self._scribe.write(self)
         return is_complete
 
     async def _read(self, resumption: Resumption, *, is_following: bool) -> None:
@@ -111,14 +106,14 @@ class Collector:
         self._has_lines = True
         self._batch.append(replace(line, instance_id=self._ref.instance_id))
         self._size += size
-        self._came.set()
+        self._scribe.note(self)
         if self._size >= BATCH_BYTES:
-            await self._write()
+            await self._scribe.write(self)
 
     async def _drop(self, size: int) -> None:
         if not self._dropped:
             _log.warning("log_lines_dropped", agent_id=self._agent_id, reason="the agent prints too much")
-            await self._write()  # what came before, so that the gap is told of where it is
+            await self._scribe.write(self)  # what came before, so that the gap is told of where it is
         self._dropped += 1
         self._on_dropped(1)
         self._size += size
@@ -126,41 +121,42 @@ class Collector:
             self._size = 0
             await anyio.sleep(_REST_SECONDS)
 
-    async def _write_now_and_then(self) -> None:
-        while True:
-            await self._came.wait()
-            await anyio.sleep(WRITE_SECONDS)
-            self._came = anyio.Event()
-            await self._write()
+    # --- for the scribe ---------------------------------------------------------------------------------------------------
 
-    async def _write(self) -> None:
-        """Write what was read. What cannot be written is dropped and counted: agents go on without a log where the disk is full."""
-        async with self._writing:
-            batch, self._batch, self._size = self._batch, [], 0
-            if not batch:
-                return
-            missing = self._dropped
-            gap = [self._words(f"{missing} lines were dropped here")] if missing else []
-            try:
-                await self._in_thread(self._store, [*gap, *batch])
-            except FileNotFoundError:
-                return  # the agent was deleted with its files
-            except OSError as error:
-                if not missing:
-                    _log.warning("log_lines_dropped", agent_id=self._agent_id, reason=error.strerror or str(error))
-                self._dropped += len(batch)
-                self._on_dropped(len(batch))
-            else:
-                self._dropped -= missing
+    def take(self) -> bool:
+        """Make up a batch of what was read."""
+        self._taken, self._batch, self._size = self._batch, [], 0
+        self._told = self._dropped
+        return bool(self._taken)
 
-    def _store(self, batch: list[LogLine]) -> None:
+    def store(self) -> None:
+        """Write the batch, redacted; look at the server's own log now and then. What goes wrong is settled later."""
         redact = self._install.redactor.redact
-        lines = [encode(replace(line, text=redact(line.text))) for line in batch]
+        gap = [self._words(f"{self._told} lines were dropped here")] if self._told else []
+        lines = [encode(replace(line, text=redact(line.text))) for line in (*gap, *self._taken)]
         if self._written >= LOOK_BYTES:
             cut_server_log(self._folders.state, max_bytes=self._max_bytes)
             self._written = 0
-        self._writer.append(lines)
+        self._failure = None
+        try:
+            self._writer.append(lines)
+        except OSError as error:
+            self._failure = error
         self._written += sum(map(len, lines))
+
+    def settle(self) -> None:
+        """Count what could not be written: agents go on without a log where the disk is full, or nothing of theirs is left."""
+        lines, error = len(self._taken), self._failure
+        self._taken = []
+        if error is None:
+            self._dropped -= self._told
+        elif not isinstance(error, FileNotFoundError):
+            if not self._told:
+                _log.warning("log_lines_dropped", agent_id=self._agent_id, reason=error.strerror or str(error))
+            self._dropped += lines
+            self._on_dropped(lines)
+
+    # --- parts --------------------------------------------------------------------------------------------------------------
 
     def _words(self, text: str) -> LogLine:
         return LogLine(stream=OURS, text=text, at=self._install.now(), instance_id=self._ref.instance_id)
@@ -171,5 +167,5 @@ class Collector:
         except InstanceNotFound:
             return False
 
-    async def _in_thread(self, act: Callable[..., Any], *arguments: object) -> Any:
-        return await anyio.to_thread.run_sync(act, *arguments, limiter=self._threads)
+    def _standing(self) -> Standing:
+        return standing_of(segments_in(self._folders.logs), self._ref.instance_id)

@@ -8,6 +8,7 @@ missing that the engine still has.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,6 +19,7 @@ from cnap_runner.errors import InstanceNotFound, RunnerError, StoreBusy
 from cnap_runner.model.instance import InstanceRef
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.collector import Collector
+from cnap_runner.runner.collectors.scribe import Scribe
 from cnap_runner.runner.install import Install
 from cnap_runner.store.presence import LogLock
 from cnap_runner.telemetry.logging import get_logger
@@ -54,7 +56,9 @@ class LogCollectors:
         self._install = install
         self._tasks = tasks
         self._learn = learn
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._scribe = Scribe(anyio.CapacityLimiter(THREADS))
+        self._is_writing = False
+        self._beginning = anyio.CapacityLimiter(THREADS)
         self._following: dict[str, _Following] = {}
         self.dropped = 0
         """Lines that this manager dropped: too many at once, or no room to write them."""
@@ -121,9 +125,11 @@ class LogCollectors:
         pause = FIRST_PAUSE
         while True:
             try:
-                async with LogLock(self._install.settings.data_dir, following.agent_id):
-                    following.is_collecting = True
-                    await self._learn(following.agent_id)
+                async with AsyncExitStack() as stack:
+                    async with self._beginning:
+                        await stack.enter_async_context(LogLock(self._install.settings.data_dir, following.agent_id))
+                        following.is_collecting = True
+                        await self._learn(following.agent_id)
                     if await self._collector(following.agent_id, ref).collect(is_following=True):
                         return
             except StoreBusy:
@@ -138,7 +144,10 @@ class LogCollectors:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _collector(self, agent_id: str, ref: InstanceRef) -> Collector:
-        return Collector(self._install, agent_id, ref, threads=self._threads, on_dropped=self._count_dropped)
+        if not self._is_writing:
+            self._is_writing = True
+            self._tasks.start_soon(self._scribe.run)
+        return Collector(self._install, agent_id, ref, scribe=self._scribe, on_dropped=self._count_dropped)
 
     def _count_dropped(self, lines: int) -> None:
         self.dropped += lines

@@ -11,7 +11,7 @@ import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunRequest
 from cnap_runner.errors import InstanceNotFound, InvalidInput, RunNotFound
-from cnap_runner.runner.collectors import budget, collector
+from cnap_runner.runner.collectors import budget, scribe
 from cnap_runner.runner.collectors.segments import END, OURS, oldest_first, segments_in
 from cnap_runner.testing.fake_opencode.script import Say
 
@@ -40,7 +40,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "WRITE_SECONDS", 0.01)
+    monkeypatch.setattr(scribe, "WRITE_SECONDS", 0.01)
 
 
 @pytest.fixture
