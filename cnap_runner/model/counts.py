@@ -6,6 +6,7 @@ Names follow Prometheus: what is shown is ``cnap_runner_`` + the name, and ``_to
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter as Sums
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ Counts = Mapping[str, int]
 
 _BETWEEN = "|"
 _MORE = "more"
+_MOST = 10**12
+"""Largest number that one run adds. Their sum stays far below what a database holds in a column."""
+_LONGEST_NAME = 200
 _WORD = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 
@@ -150,8 +154,11 @@ def of_run(run: RunRecord, result: RunResult) -> Counts:
 
 
 def _of_usage(result: RunResult) -> Counts:
-    """Only models that answered are counted under their names: what a caller asked for may be anything."""
-    provider, _, model = (result.model or "unknown/unknown").partition("/")
+    """Only models that answered are counted under their names: what a caller asked for may be anything.
+
+    The figures are the server's, which its agent can take over: whatever they are, they must not keep the run from ending.
+    """
+    provider, _, model = _model_name(result.model).partition("/")
     usage = result.usage
     tokens = {
         "input": usage.input_tokens,
@@ -160,10 +167,15 @@ def _of_usage(result: RunResult) -> Counts:
         "cache_read": usage.cache_read_tokens,
         "cache_write": usage.cache_write_tokens,
     }
-    counts = {TOKENS.key(provider, model, kind): number for kind, number in tokens.items() if number > 0}
-    if counts:
-        counts[COST.key(provider, model)] = max(round(usage.cost * COST.per_unit), 0)
+    counts = {TOKENS.key(provider, model, kind): min(number, _MOST) for kind, number in tokens.items() if number > 0}
+    if counts and math.isfinite(usage.cost) and usage.cost > 0:
+        counts[COST.key(provider, model)] = round(min(usage.cost * COST.per_unit, _MOST))
     return counts
+
+
+def _model_name(given: str | None) -> str:
+    is_name = given is not None and "/" in given and len(given) <= _LONGEST_NAME and given.isprintable()
+    return given if given is not None and is_name else "other/other"
 
 
 def of_decision(decision: Decision) -> Counts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,14 @@ TRY_AGAIN = timedelta(seconds=5)
 
 _log = get_logger(__name__)
 
+_version = cache(partial(version, "cnap-runner"))
+
 
 class Metering:
     """Stores what one manager counts, and shows the install's figures."""
 
     def __init__(self, install: Install, disks: Callable[[], list[DiskMeasured]]) -> None:
         self._install = install
-        self._version = version("cnap-runner")
         self.sampler = Sampler(install, disks)
         """Runs only where something is shown."""
 
@@ -77,7 +79,7 @@ class Metering:
         install = self._install
         return Reading(
             install_id=install.install_id,
-            version=self._version,
+            version=_version(),
             at=install.now(),
             tally=install.store.tally_blocking(),
             sample=self.sampler.sample,

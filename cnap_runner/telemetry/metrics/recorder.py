@@ -11,7 +11,7 @@ from cnap_runner.model.counts import Counter, Counts, Histogram
 
 
 class Metrics:
-    """Counts until somebody takes what was counted. Used from one event loop; a call costs an addition and never fails."""
+    """Counts until somebody takes what was counted. Used from one event loop; a call costs an addition."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,5 +1,6 @@
 """What an event adds to which count, and what is read out of the counts again."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -56,6 +57,15 @@ def test_a_label_s_values_stay_few() -> None:
     """A code that is no plain word, such as a provider's sentence, is ``other``."""
     added = counts.of_run(run(), result(Outcome.FAILED, error=RunError("Oh no: 42 | 43!", "x")))
     assert counts.ERRORS.in_counts(added) == {("other",): 1}
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300])
+def test_no_figure_of_a_server_keeps_a_run_from_ending(cost: float) -> None:
+    """An agent can take over its server, and what is counted is stored with the run's end."""
+    ended = result(Outcome.SUCCEEDED, usage=Usage(input_tokens=10**40, output_tokens=-5, cost=cost))
+    added = counts.of_run(run(), replace(ended, model="x" * 1000 + "/\n"))
+    assert all(0 < number < 2**60 for number in added.values())
+    assert [labels[:2] for labels in counts.TOKENS.in_counts(added)] == [("other", "other")]
 
 
 @pytest.mark.parametrize(("took", "up_to"), [(0.1, (1, 1, 1)), (0.5, (0, 1, 1)), (3, (0, 0, 1)), (-1, (1, 1, 1))])
