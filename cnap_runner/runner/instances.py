@@ -40,9 +40,9 @@ from cnap_runner.runner.lifecycle.wear import Wear, age_of
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.hardware import network_of
 from cnap_runner.runner.provisioning.planning import Plan, Planner
-from cnap_runner.runner.provisioning.settings_folder import written_at
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
 from cnap_runner.runner.reach import Reach
+from cnap_runner.runner.recovery.on_disk import OnDisk
 from cnap_runner.runner.recovery.starting import PatientStart
 from cnap_runner.runner.recovery.upgrading import Upgrades
 from cnap_runner.runner.secrecy.known import KnownSecrets
@@ -124,8 +124,12 @@ class Instances:
         await self.known_secrets.keep_up(row)
         record = replace(record, status=RunnerStatus.READY, endpoint=live.endpoint)
         await self._keep_reach(spec, live)
-        written = await self._written_at(spec)
-        has_read = live.last_turn is not None and live.settings_written_at == written
+        seen = await self._on_disk(spec)
+        if seen.has_replaced(live.workspace):
+            reason = "its workspace was removed or replaced on the host, while its container had the former one"
+            return None, await self._end_whole(record, reason=reason)
+        live.workspace = seen.workspace
+        has_read = live.last_turn is not None and live.settings_written_at == seen.settings_written_at
         if not has_read or is_rotation or is_behind(record, self.planner.target(spec)):
             # It is about to read its workspace: for the first time, as far as is known here, or anew.
             await refuse_plugins(spec, self._install.settings.data_dir)
@@ -134,12 +138,13 @@ class Instances:
         except CannotApply as reason:
             return None, await self._end_whole(record, reason=str(reason))
         # Most turns change nothing, and nobody else writes while the lease is held.
-        live.settings_written_at = written if settled is record else await self._written_at(spec)
+        seen = seen if settled is record else await self._on_disk(spec)
+        live.settings_written_at = seen.settings_written_at
         return live, settled
 
-    async def _written_at(self, spec: AgentSpec) -> int | None:
+    async def _on_disk(self, spec: AgentSpec) -> OnDisk:
         folders = AgentFolders(self._install.settings.data_dir, spec.agent_id)
-        return await anyio.to_thread.run_sync(written_at, folders.settings)
+        return await anyio.to_thread.run_sync(OnDisk.of, folders)
 
     async def pending(self, row: AgentRow, *, is_in_turn: bool) -> list[PendingChange]:
         """Tell what the present instance does not have yet, as `Changes.pending`. Needs no lease."""
@@ -343,7 +348,8 @@ class Instances:
                 await self._upgrades.before_start(record, plan.wanted)
                 live = await self._remember(await self._boot(plan))
                 await self._upgrades.after_start(record, live.life.version)
-            live.settings_written_at = await self._written_at(spec)
+            seen = await self._on_disk(spec)
+            live.settings_written_at, live.workspace = seen.settings_written_at, seen.workspace
             ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
             ready = replace(ready, opencode_version=live.life.version)
             ready = ready.settled(settings_hash=plan.settings_hash, limits=plan.wanted.limits)

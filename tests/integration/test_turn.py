@@ -361,8 +361,13 @@ async def test_f12_server_killed_in_mid_turn_and_started_again(
     later = Turn(client, heard.stream, session_id=heard.session_id, after_message_id=None, emit=successor.emit)
     ends.append(await later.follow())
     assert [(end.outcome, end.error and end.error.code) for end in ends] == [(Outcome.FAILED, "interrupted")] * 2
+    assert [end.error and end.error.tool for end in ends] == ["bash", "bash"]
     messages = await client.messages(heard.session_id)
     assert messages[-1].has_running_tool
+    assert await prepare(client, heard.session_id, timeout=timedelta(seconds=10)) == messages[-1].id
+    mended = (await client.messages(heard.session_id))[-1]
+    (call,) = [part.call for part in mended.parts if part.call is not None]
+    assert (mended.has_running_tool, call.status, call.error) == (False, "error", "Interrupted: the server was ended")
     assert (await heard.run("say: next")).output == "next"
 
 
