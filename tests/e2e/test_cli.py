@@ -155,7 +155,6 @@ def test_a_task_goes_on_over_processes_and_over_a_killed_one(
     hanging = "say: I wait.\nhang"
     with warm.start("task", "send", "t", hanging) as process:
         eventually(lambda: hanging in model_server.prompts, what="the prompt reaches the model")
-        assert "turn under way" in warm.run("task", "send", "t", "say: now", code=5).stderr
         process.kill()
     assert warm.run("task", "cancel", "t").stderr == "task t is canceled\n"
     assert agents(warm)["alice"]["status"] == "stopped"
