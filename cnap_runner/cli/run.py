@@ -251,7 +251,8 @@ def tell_progress(event: RunEvent, runner: Runner, printer: Printer) -> None:
     if not isinstance(event, StatusChanged):
         return
     if event.state == "starting" and runner.status not in {"ready", "running"}:
-        printer.progress(f"starting agent {runner.agent_id}")
+        what = "waking" if runner.status == "paused" else "starting"
+        printer.progress(f"{what} agent {runner.agent_id}")
     elif event.state == "running":
         printer.progress(f"agent {runner.agent_id} works")
 
