@@ -32,7 +32,9 @@ async def answer(target: str, writer: asyncio.StreamWriter, rate: float) -> None
         return
     config = {"Tty": False}
     state = {"Status": "running", "Running": True, "Paused": False, "StartedAt": "2026-01-01T00:00:00Z"}
-    body = json.dumps(VERSION if target.endswith("/version") else {"Id": "c", "State": state, "Config": config}).encode()
+    body = json.dumps(
+        VERSION if target.endswith("/version") else {"Id": "c", "State": state, "Config": config}
+    ).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()

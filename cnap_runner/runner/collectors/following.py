@@ -124,6 +124,7 @@ class LogCollectors:
         """Follow until the instance has ended, again and again where the engine went away meanwhile."""
         pause = FIRST_PAUSE
         while True:
+            began = anyio.current_time()
             try:
                 async with AsyncExitStack() as stack:
                     async with self._beginning:
@@ -140,6 +141,8 @@ class LogCollectors:
                 _log.info("log_interrupted", agent_id=following.agent_id, error=str(error))
             finally:
                 following.is_collecting = False
+            if anyio.current_time() - began > LONGEST_PAUSE.total_seconds():
+                pause = FIRST_PAUSE
             await anyio.sleep(pause.total_seconds())
             pause = min(pause * 2, LONGEST_PAUSE)
 
