@@ -66,6 +66,10 @@ def run(  # noqa: PLR0913 - each is an option
         str | None, typer.Option("--key", help="Idempotency key: the same call with the same key is done once.")
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Fail when the agent has an unfinished run.")] = False,
+    is_resuming: Annotated[
+        bool,
+        typer.Option("--resume", help="Let the agent go on where its container dies in the middle; else that fails."),
+    ] = False,
     is_stopping: Stop = False,
     keep: Warm = False,
     is_streaming: Annotated[
@@ -93,6 +97,7 @@ def run(  # noqa: PLR0913 - each is an option
         files=tuple(files or ()),
         key=key,
         is_waiting=not no_wait,
+        is_resuming=is_resuming,
     )
     settings = settings_of(ctx, keep=keep, is_warm=True, is_stopping=is_stopping)
     printer = make_printer(is_json=is_json, is_streaming=is_streaming)
@@ -112,6 +117,7 @@ class Order:
     files: tuple[Path, ...] = ()
     key: str | None = None
     is_waiting: bool = True
+    is_resuming: bool = False
 
     def request(self, key: str, *, spec: AgentSpec | None = None) -> RunRequest:
         """Make the request. What is said of model and system prompt and is not the agent's own concerns this run alone.
@@ -124,6 +130,7 @@ class Order:
         own = {name: value for name, value in wanted.items() if spec is None or value != getattr(spec, name)}
         message = {"role": "user", "content": self.prompt, "files": self.files}
         values = {"timeout": self.timeout, "idempotency_key": key, "wait": self.is_waiting, **own}
+        values |= {"on_interrupt": "resume"} if self.is_resuming else {}
         return RunRequest.parse({"messages": [message], "task_id": self.task_id, **values})
 
 
@@ -164,7 +171,7 @@ async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunR
     if order.model is None and not install.is_there(settings):
         raise unknown_agent(order.agent_id)
     async with install.opened(settings, must_exist=False, is_observer=False) as manager:
-        is_new = order.agent_id not in {known.agent_id for known in await manager.list_runners()}
+        is_new = not await _is_known(manager, order.agent_id)
         runner = await find_or_create(manager, order)
         await warn_of_hindered(runner)
         try:
@@ -179,6 +186,14 @@ async def _carry_out(order: Order, settings: Settings, printer: Printer) -> RunR
         if settings.on_shutdown == "stop":
             printer.progress(f"stopping agent {order.agent_id}, unless somebody else uses it")
     return result
+
+
+async def _is_known(manager: RunnerManager, agent_id: str) -> bool:
+    try:
+        await manager.get_runner(agent_id)
+    except RunnerNotFound:
+        return False
+    return True
 
 
 async def find_or_create(manager: RunnerManager, order: Order) -> Runner:

@@ -48,7 +48,7 @@ async def test_without_an_engine_the_error_says_so(
 ) -> None:
     """The manager opens all the same; a run says that no engine answers and what to do."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-    async with RunnerManager(settings) as manager:
+    async with RunnerManager(settings.model_copy(update={"max_retries": 1})) as manager:
         runner = await manager.create_runner(AgentSpec(**spec))
         with pytest.raises(EngineUnavailable) as caught:
             await runner.run(HELLO)
@@ -62,7 +62,8 @@ async def test_an_agent_that_exits_at_once_tells_its_last_words(settings: Settin
         recipe = b'FROM cnap-runner:latest\nENTRYPOINT ["/bin/sh", "-c", "echo the disk is upside down; exit 3"]\n'
         engine.images.build(fileobj=io.BytesIO(recipe), tag="cnap-runner-test:exits", rm=True)
         try:
-            error, _ = await refusal(settings.model_copy(update={"image": "cnap-runner-test:exits"}), spec)
+            exiting = settings.model_copy(update={"image": "cnap-runner-test:exits", "max_retries": 1})
+            error, _ = await refusal(exiting, spec)
         finally:
             engine.images.remove("cnap-runner-test:exits", force=True)
     assert isinstance(error, InstanceExited)

@@ -71,6 +71,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.chdir(tmp_path)
     # An instance of this backend lives no longer than the command's event loop: none can be left warm.
     monkeypatch.setenv("CNAP_RUNNER_ON_SHUTDOWN", "stop")
+    monkeypatch.setenv("CNAP_RUNNER_RETRY_BACKOFF", "0.01")
     monkeypatch.setattr(keeping, "spawn", house.keepers.append)
     return house
 

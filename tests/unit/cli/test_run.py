@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,3 +153,10 @@ def test_a_first_run_that_cannot_start_says_how_the_agent_gets_another_model(
     first, second = (cli("run", "alice", "hi", "--model", "fake/nope") for _ in range(2))
     assert (first.exit_code, second.exit_code) == (3, 3)
     assert ["cnap-runner agent set alice" in done.stderr for done in (first, second)] == [True, False]
+
+
+def test_resume_is_asked_for_with_the_run() -> None:
+    """`--resume` travels with the request; without it an interrupted turn fails."""
+    order = run.Order(agent_id="alice", prompt="hi")
+    assert order.request("k").on_interrupt == "fail"
+    assert replace(order, is_resuming=True).request("k").on_interrupt == "resume"
