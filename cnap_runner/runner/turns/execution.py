@@ -158,7 +158,9 @@ class Execution:
         try:
             return await self._find_session(request, files, claimed)
         except ServerUnreachable:
-            # It may have died a moment ago, and the watch has not told yet: look at it anew, once.
+            # It may have died a moment ago, and the watch has not told yet: look at it anew, once. The run stands on it no longer: where
+            # it only cannot be reached, it is about to be ended for that.
+            active.instance_id = None
             await self._instances.distrust(active.run.agent_id)
             return await self._find_session(request, files)
 
