@@ -21,8 +21,8 @@ class Trouble:
 
     path: str
     kind: str
-    """``refuse``: answered 500 without reaching the engine. ``lose``: done by the engine, and its answer never comes.
-    ``mute``: like ``lose``, and the connection stays open."""
+    """``refuse``: answered 500 without reaching the engine. ``lose``: done by the engine, and the connection breaks before its answer.
+    ``mute``: the head of the answer comes, then nothing more, and the connection stays open."""
     times: int
     """How many requests it happens to."""
 
@@ -129,8 +129,9 @@ class EngineProxy:
         upward = asyncio.create_task(_pipe(client[0], engine[1]))
         try:
             if trouble is not None:
-                await engine[0].read(1)  # it has begun to answer, so it is done
+                head = await engine[0].readuntil(b"\r\n\r\n")  # it has begun to answer, so it is done
                 if trouble == "mute":
+                    client[1].write(head)
                     await upward  # until the client gives up
             elif path == "/version" and self._versions is not None:
                 client[1].write(self._version_told(await engine[0].read()))

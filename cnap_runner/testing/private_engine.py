@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -156,11 +157,13 @@ class PrivateEngine:
         if self._process is None or self._process.poll() is not None:
             last = self.log.read_text(errors="replace").splitlines()[-3:]
             raise RuntimeError("The private engine has ended: " + " / ".join(last))
-        try:
-            with contextlib.closing(docker.DockerClient(base_url=self.host, timeout=5)) as client:
-                return bool(client.ping())
-        except (DockerException, OSError):
-            return False
+        # Not by the SDK, which leaves a socket open when nobody answers on it.
+        with socket.socket(socket.AF_UNIX) as asking, contextlib.suppress(OSError):
+            asking.settimeout(5)
+            asking.connect(str(self.socket))
+            asking.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            return b" 200 OK" in asking.recv(64)
+        return False
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
@@ -176,6 +179,8 @@ class PrivateEngine:
             *("--data-root", str(self._kept / "root"), "--exec-root", str(run / "exec")),
             *("--pidfile", str(run / "docker.pid"), "-H", self.host),
             *("--bridge", self._bridge, "--default-address-pool", f"base={pools},size=26"),
+            # Said, because 20.10 forgets it when it takes over running containers: then `host-gateway` is no address.
+            *("--host-gateway-ip", str(self._range[-2])),
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
             *("--live-restore", "--shutdown-timeout", "5"),
         ]

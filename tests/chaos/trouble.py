@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import docker
+
 from cnap_runner.model.instance import LABEL_AGENT
 from cnap_runner.testing.engine_proxy import EngineProxy
 from cnap_runner.testing.private_engine import PrivateEngine
@@ -114,26 +116,38 @@ class Trouble:
 
         return await asyncio.to_thread(look)
 
-    async def _on_container(self, kind: str, *verbs: str, pause: float = 0) -> None:
+    async def _on_container(self, kind: str, deed: Callable[[docker.APIClient, str], object]) -> None:
         agent_id, container = self._chance.choice(await self._agents())
-        self._done(kind, agents=[agent_id])
-        for verb in verbs:
-            await self._docker(*verb.split(), container)
-            await asyncio.sleep(pause)
 
-    async def _docker(self, *argv: str) -> None:
-        quiet = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec("docker", "-H", self._engine.host, *argv, stdout=quiet)
-        await process.wait()
+        def act() -> None:
+            with self._engine.client() as client:
+                deed(client.api, container)
+
+        self._done(kind, agents=[agent_id])
+        await asyncio.to_thread(act)
 
     async def _kill_container(self) -> None:
-        await self._on_container("container killed", "kill")
+        await self._on_container("container killed", lambda engine, container: engine.kill(container))
 
     async def _remove_container(self) -> None:
-        await self._on_container("container removed", "rm --force")
+        await self._on_container(
+            "container removed", lambda engine, container: engine.remove_container(container, force=True)
+        )
 
     async def _freeze_container(self) -> None:
-        await self._on_container("container frozen", "pause", "unpause", pause=self._chance.uniform(2, 5))
+        agent_id, container = self._chance.choice(await self._agents())
+
+        def inside() -> list[int]:
+            with self._engine.client() as client:
+                return [int(line[1]) for line in client.api.top(container)["Processes"]]
+
+        pids = await asyncio.to_thread(inside)
+        self._done("container frozen", agents=[agent_id])
+        for number, pause in ((signal.SIGSTOP, self._chance.uniform(2, 5)), (signal.SIGCONT, 0)):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            await asyncio.sleep(pause)
 
     async def _port(self) -> tuple[str, str]:
         agent_id, container = self._chance.choice(await self._agents())

@@ -40,6 +40,7 @@ def settings_of(places: Places) -> Settings:
         on_shutdown="leave",
         host_reserve_mb=256,
         sweep_interval=5,
+        crash_limit=100_000,  # whoever ends containers here stands outside
     )
 
 

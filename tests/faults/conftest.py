@@ -15,8 +15,11 @@ from typing import Any
 import docker
 import pytest
 
+from cnap_runner import wiring
 from cnap_runner.model.instance import LABEL_INSTALL
 from cnap_runner.settings import Settings
+from cnap_runner.testing.house import House
+from cnap_runner.testing.private_engine import PrivateEngine, why_not
 from cnap_runner.testing.scripted_model import ScriptedModel
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -31,6 +34,26 @@ async def model() -> AsyncIterator[ScriptedModel]:
     """The scripted model, where containers reach it."""
     async with ScriptedModel(host="0.0.0.0") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def private_engine() -> Iterator[PrivateEngine]:
+    """An engine that tests may kill, with the agents' image."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    with PrivateEngine("tests") as engine:
+        engine.load("cnap-runner:latest")
+        yield engine
+
+
+@pytest.fixture
+async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[House]:
+    """An install on fakes."""
+    house = House(tmp_path / "data")
+    monkeypatch.setattr(wiring, "make_backend", lambda _: house.backend)
+    yield house
+    for server in house.servers.values():
+        await server.kill()
 
 
 @pytest.fixture
