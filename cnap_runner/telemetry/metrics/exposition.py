@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cnap_runner.errors import StoreError
+from cnap_runner.model.answers import AnswerKind
 from cnap_runner.model.counts import COUNTERS, FAILURES, HISTOGRAMS, STOPS, Counts, decided
 from cnap_runner.model.figures import Sample, Tally
 from cnap_runner.model.journal import DecisionKind
@@ -83,8 +84,8 @@ def _now(reading: Reading) -> Iterator[Metric]:
     unfinished = [state for state in RunState if state is not RunState.ENDED]
     yield _by("runs_unfinished", "Runs that have not ended, by state.", "state", tally.runs, known=unfinished)
     yield gauge("queue_oldest_wait_seconds", "How long the oldest run without a turn has waited.", waited)
-    answers = ("permission", "question")
-    yield _by("pending_answers", "What agents asked and nobody has answered.", "kind", tally.pending_answers, answers)
+    text = "What agents asked and nobody has answered."
+    yield _by("pending_answers", text, "kind", tally.pending_answers, known=AnswerKind)
     yield gauge("held_agents", "Agents that somebody holds.", tally.held_agents)
     yield _by("tasks", "Tasks of the controller, by state.", "state", tally.tasks, known=TaskState)
     yield _by("managers", "Managers of the install, by role.", "role", tally.managers)
