@@ -13,6 +13,7 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.store.base import WishKind
+from cnap_runner.store.schema import agents
 from cnap_runner.store.sql import SqlStore
 
 IsAlive = Callable[[str], bool]
@@ -36,6 +37,30 @@ async def test_an_agent_comes_back_as_it_was_put(store: SqlStore, now: datetime)
     assert row.runner == RunnerRecord("carol")
     assert (row.created_at, row.updated_at, row.last_active_at) == (now, now, None)
     assert row.created_at.tzinfo is not None
+
+
+async def test_a_spec_that_cannot_be_read_hinders_no_list(store: SqlStore, now: datetime) -> None:
+    """What another version wrote is read where somebody looks into it, and nowhere else: not for how the others are, nor for its model."""
+    await store.put_agent(AgentSpec(agent_id="carol", model="fake/model"), at=now)
+    strange = '{"agent_id": "carol", "model": "later/model", "unheard_of": true}'
+    await store._database.write(lambda tx: tx.execute(agents.update().values(spec=strange)))
+    row = next(row for row in await store.list_agents() if row.agent_id == "carol")
+    assert (row.model, row.runner.status) == ("later/model", RunnerStatus.PENDING)
+    assert await store.list_runners([RunnerStatus.PENDING])
+    with pytest.raises(ValueError, match="unheard_of"):
+        _ = row.spec
+
+
+async def test_records_are_listed_by_status_and_instances_by_id(
+    store: SqlStore, ready: RunnerRecord, now: datetime
+) -> None:
+    """Only agents that are not deleted have any."""
+    assert await store.list_runners([RunnerStatus.READY, RunnerStatus.PAUSED]) == [ready]
+    assert await store.list_runners([RunnerStatus.FAILED]) == []
+    assert await store.named_instances() == {ready.instance_id}
+    await store.mark_deleted("alice", at=now)
+    assert await store.list_runners([RunnerStatus.READY]) == []
+    assert await store.named_instances() == set()
 
 
 async def test_putting_again_replaces_the_spec_and_keeps_the_runner(
