@@ -9,7 +9,7 @@ import anyio
 
 from cnap_runner.aio.shield import shielded
 from cnap_runner.controller.listener import News
-from cnap_runner.errors import RunnerError
+from cnap_runner.errors import RunnerError, TaskNotFound
 from cnap_runner.model.events import RunEnded, RunEvent, StatusChanged
 from cnap_runner.model.run import Message, RunRequest, RunState
 from cnap_runner.model.task import TaskRecord, TaskState, TaskTurn
@@ -88,8 +88,11 @@ class Drive:
 
     async def entered(self) -> None:
         """The run is in the ledger: remember it, and give it up if the task was canceled before it could be found there."""
-        task = await self._note_run()
-        if task.state is not TaskState.RUNNING:
+        try:
+            is_wanted = (await self._note_run()).state is TaskState.RUNNING
+        except TaskNotFound:
+            is_wanted = False
+        if not is_wanted:
             self._scope.cancel()
 
     async def ended_with(self, reason: str) -> None:
@@ -105,6 +108,8 @@ class Drive:
             try:
                 if not await self._settle(reason):
                     await self._manager.wait_run((await self._note_run()).run_id or "")
+            except TaskNotFound:
+                return  # its agent was erased, and all that was known of it
             except RunnerError as trouble:
                 _log.warning("task_not_settled", task_id=self._turn.task.task_id, error=str(trouble))
                 await anyio.sleep(SETTLE_AGAIN_SECONDS)

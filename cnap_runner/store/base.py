@@ -245,7 +245,7 @@ class Store(ABC):
 
     @abstractmethod
     async def erase_agent(self, agent_id: str) -> None:
-        """Forget an agent entirely: row, sessions, ledger. Unknown: nothing happens."""
+        """Forget an agent entirely: row, sessions, ledger, tasks. Unknown: nothing happens."""
 
     @abstractmethod
     async def erase_deleted(self, agent_id: str) -> bool:

@@ -202,7 +202,7 @@ tasks = sa.Table(
     sa.Index("tasks_by_owner", "owner"),
 )
 """Tasks of the controller; ``turns``: how many were begun; ``owner``: the manager that drives one, where one is under way; ``run_id``: the run
-under way, or the last one. Refers to no agent: what a deleted one did stays known."""
+under way, or the last one. Those of an erased agent go with it."""
 
 task_messages = sa.Table(
     "task_messages",

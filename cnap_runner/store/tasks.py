@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class TaskStore(ABC):
-    """What is known of tasks. Methods that take a ``task_id`` raise `TaskNotFound` for one that is not known or deleted."""
+    """What is known of tasks. Methods that take a ``task_id`` raise `TaskNotFound` for one that is not known, erased with its agent, or
+    deleted; those that end a turn find a deleted one too."""
 
     @abstractmethod
     async def create(self, task_id: str, agent_id: str, prompt: str | None, *, at: datetime) -> TaskRecord:
@@ -30,8 +31,7 @@ class TaskStore(ABC):
         """Go from one of the allowed states to running, driven by ``owner``, with what is to be sent; all or nothing.
 
         Raises `RunInProgress` while a turn is under way, `InvalidTransition` in any other state that is not allowed, `InvalidInput`
-        where there is nothing to send, `RunnerNotFound`, and `ConflictError` where another agent has the id of the task's own one, which
-        was erased with its sessions.
+        where there is nothing to send, and `RunnerNotFound`.
         """
 
     @abstractmethod

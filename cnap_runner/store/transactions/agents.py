@@ -13,7 +13,7 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, TurnContext
 from cnap_runner.store.codec import agent_from_row, runner_from_row, runner_values, spec_to_text, to_micros
-from cnap_runner.store.schema import agent_uses, agents, sessions, wishes
+from cnap_runner.store.schema import agent_uses, agents, sessions, tasks, wishes
 from cnap_runner.store.transactions import leases
 
 _AGENT = agents.c.agent_id == sa.bindparam("of_agent")
@@ -97,8 +97,8 @@ def mark_deleted(tx: sa.Connection, agent_id: str, *, at: datetime) -> None:
 
 
 def erase(tx: sa.Connection, agent_id: str) -> None:
-    """Drop an agent's row, and with it its ledger and sessions; uses and wishes too. Its lease stays with whoever has it."""
-    for table in (agents, agent_uses, wishes):
+    """Drop an agent's row, and with it its ledger and sessions; uses, wishes and tasks too. Its lease stays with whoever has it."""
+    for table in (agents, agent_uses, wishes, tasks):
         tx.execute(table.delete().where(table.c.agent_id == agent_id))
 
 

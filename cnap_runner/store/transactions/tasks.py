@@ -40,10 +40,10 @@ _DRIVEN = sa.select(tasks).where(tasks.c.owner.is_not(None)).order_by(tasks.c.ta
 
 def get(tx: sa.Connection, task_id: str) -> TaskRecord:
     """One task; raises `TaskNotFound`, for a deleted one too."""
-    row = tx.execute(_ONE, {"of_task": task_id}).first()
-    if row is None or row.state == TaskState.DELETED:
-        raise TaskNotFound(f"There is no task {task_id!r}.", hint="`cnap-runner task list` shows those there are.")
-    return _task(row)
+    task = _present(tx, task_id)
+    if task.state is TaskState.DELETED:
+        raise _not_found(task_id)
+    return task
 
 
 def list_newest(
@@ -90,11 +90,7 @@ def begin_turn(
     check_task_transition(task_id, task.state, TaskState.RUNNING)
     if task.state not in allowed:
         raise ConflictError(f"Task {task_id} is {task.state}: it was begun before.", hint="Continue it instead.")
-    if agents.get(tx, task.agent_id).created_at > task.created_at:
-        raise ConflictError(
-            f"The agent of task {task_id} was removed with its sessions; another one has the id {task.agent_id} now.",
-            hint="Create a new task.",
-        )
+    agents.get(tx, task.agent_id)
     if prompt is not None:
         _say(tx, task_id, "user", prompt, at=at)
     unsent = tuple(_message(row) for row in tx.execute(_SAID.where(_UNSENT), {"of_task": task_id}))
@@ -145,8 +141,15 @@ def move(tx: sa.Connection, task_id: str, state: TaskState, *, reason: str | Non
 
 
 def _present(tx: sa.Connection, task_id: str) -> TaskRecord:
-    """A task that is there, maybe deleted while its turn was under way."""
-    return _task(tx.execute(_ONE, {"of_task": task_id}).one())
+    """A task that is there, maybe marked deleted while its turn was under way. Raises `TaskNotFound` for an erased one."""
+    row = tx.execute(_ONE, {"of_task": task_id}).first()
+    if row is None:
+        raise _not_found(task_id)
+    return _task(row)
+
+
+def _not_found(task_id: str) -> TaskNotFound:
+    return TaskNotFound(f"There is no task {task_id!r}.", hint="`cnap-runner task list` shows those there are.")
 
 
 def _settle(tx: sa.Connection, task: TaskRecord, *, reason: str, at: datetime) -> TaskRecord:

@@ -371,3 +371,19 @@ async def test_a_container_that_somebody_else_uses_stays(
     await manager.hold("alice", "somebody", datetime.now(UTC) + timedelta(hours=1))
     await executor.tasks.complete("u")
     assert (await manager.get_runner("alice")).status == "ready"
+
+
+async def test_an_agent_erased_in_the_middle_of_a_turn_takes_its_task_with_it(
+    executor: Executor, manager: RunnerManager, house: House, until: Until
+) -> None:
+    """The turn ends, nobody waits for ever, and others are done."""
+    house.script([Hold()])
+    await executor.tasks.create("alice", "one", task_id="t")
+    await executor.execute("t")
+    await until(lambda: bool(house.prompts))
+    await manager.delete_runner("alice", delete_workspace=True)
+    with pytest.raises(TaskNotFound):
+        await executor.wait("t")
+    await executor.tasks.create("bob", "two", task_id="u")
+    await executor.execute("u")
+    assert (await executor.wait("u")).state is TaskState.WAITING

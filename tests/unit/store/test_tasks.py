@@ -174,17 +174,19 @@ async def test_a_task_deleted_in_its_last_turn_is_settled_all_the_same(
         await store.tasks.get("t")
 
 
-async def test_a_task_is_not_inherited_by_another_agent_of_that_id(
+async def test_tasks_outlive_a_deleted_agent_and_go_with_an_erased_one(
     store: SqlStore, begin: Begin, now: datetime
 ) -> None:
-    """One that was only deleted comes back to its tasks; one that was erased has a stranger in its place."""
+    """One that comes back goes on with its tasks; of an erased one nothing is left, and its tasks' ids are free."""
     await begin()
     await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
     await store.mark_deleted("alice", at=now)
+    assert [content for _, content, _ in await said(store)] == ["hello"]
     await store.put_agent(AgentSpec(agent_id="alice", model="f/m"), at=now + LATER)
     await begin()
-    await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
     await store.erase_agent("alice")
+    with pytest.raises(TaskNotFound):
+        await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
     await store.put_agent(AgentSpec(agent_id="alice", model="f/m"), at=now + LATER)
-    with pytest.raises(ConflictError, match="another one has the id"):
-        await begin()
+    await store.tasks.create("t", "alice", None, at=now)
+    assert await said(store) == []
