@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +10,8 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunRequest
-from cnap_runner.errors import InstanceNotFound, InvalidInput, RunNotFound
-from cnap_runner.runner.collectors import budget, scribe
+from cnap_runner.errors import EngineUnavailable, InstanceNotFound, InvalidInput, RunNotFound
+from cnap_runner.runner.collectors import budget, following, scribe
 from cnap_runner.runner.collectors.segments import END, OURS, oldest_first, segments_in
 from cnap_runner.testing.fake_opencode.script import Say
 
@@ -67,8 +67,8 @@ async def test_last_words_are_collected_before_the_removal(manager: RunnerManage
     """What a manager did not see, because nobody followed then, is read before the container goes."""
     named = instance_id(house)
     await until(lambda: "first" in collected(house))
-    for following in manager._usable().logs._following.values():
-        following.scope.cancel()
+    for each in manager._usable().logs._following.values():
+        each.scope.cancel()
     await anyio.sleep(0.05)
     house.backend.emit(named, "last words")
     house.backend.kill(named)
@@ -245,3 +245,55 @@ async def test_deleting_an_agent_with_its_files_leaves_no_log(manager: RunnerMan
     await manager.delete_runner("alice", delete_workspace=True)
     await anyio.sleep(0.1)
     assert not (house.data_dir / "agents" / "alice").exists()
+
+
+@pytest.fixture
+def away(house: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """An engine whose output cannot be read while the list has something in it."""
+    reasons: list[str] = []
+    backend, logs = house.backend, house.backend.logs
+
+    async def interrupted(ref: Any, **options: Any) -> AsyncIterator[Any]:
+        if reasons:
+            raise EngineUnavailable(reasons[0])
+        async for line in logs(ref, **options):
+            yield line
+            if reasons:
+                raise EngineUnavailable(reasons[0])
+
+    monkeypatch.setattr(backend, "logs", interrupted)
+    monkeypatch.setattr(following, "FIRST_PAUSE", timedelta(milliseconds=20))
+    monkeypatch.setattr(following, "LONGEST_PAUSE", timedelta(milliseconds=20))
+    yield reasons
+    reasons.clear()
+
+
+async def test_f05_an_engine_that_goes_away_costs_no_line(house: Any, away: list[str], alice: Any) -> None:
+    """The collector comes back and goes on behind the last line; meanwhile readers get what was collected, and are told why no more."""
+    await until(lambda: collected(house) == ["first"])
+    away.append("The engine is away.")
+    house.backend.emit(instance_id(house), "second")
+    await until(lambda: collected(house) == ["first", "second"])
+    house.backend.emit(instance_id(house), "third")
+    said = [line async for line in alice.logs(tail=5)]
+    assert [line.text for line in said] == [
+        "first",
+        "second",
+        "the engine cannot be asked for more: The engine is away.",
+    ]
+    assert said[-1].stream == OURS
+    away.clear()
+    await until(lambda: len(collected(house)) == 3)
+    assert collected(house) == ["first", "second", "third"]
+    assert await texts(alice) == ["first", "second", "third"]
+
+
+async def test_a_removal_does_not_wait_for_an_engine_that_is_away(
+    house: Any, manager: RunnerManager, away: list[str], alice: Any
+) -> None:
+    """A log is no reason to keep an instance."""
+    await until(lambda: collected(house) == ["first"])
+    house.backend.kill(instance_id(house))
+    away.append("The engine is away.")
+    await manager.start_runner("alice")
+    assert house.starts == ["alice", "alice"]
