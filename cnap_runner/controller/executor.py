@@ -103,7 +103,8 @@ class Executor:
         """Accept one more turn of a task and return at once; without a prompt it sends what certainly was not sent yet.
 
         A turn that a dead manager left is seen to its end first, if that is soon. Raises before anything is changed: `TaskNotFound`,
-        `RunnerNotFound`, `RunInProgress` while a turn of the task is under way, `InvalidTransition` for one that is over, `InvalidInput` where there is nothing to send.
+        `RunnerNotFound`, `RunInProgress` while a turn of the task is under way, `InvalidTransition` for one that is over, `InvalidInput`
+        where there is nothing to send.
         """
         return await self._begin(task_id, prompt, _TO_CONTINUE)
 
@@ -220,9 +221,11 @@ class Executor:
             return
         try:
             if kind is None:
+                drives = list(self._drives.values())
+                for drive in drives:
+                    drive.give_up_waiting()
                 with anyio.move_on_after(self._settings.shutdown_timeout.total_seconds()):
-                    for drive in list(self._drives.values()):
-                        drive.give_up_waiting()
+                    for drive in drives:
                         await drive.ended.wait()
         finally:
             group.cancel_scope.cancel()
