@@ -22,6 +22,7 @@ import pytest
 
 from cnap_runner.image.build import build_image
 from cnap_runner.model.instance import LABEL_INSTALL
+from cnap_runner.store.presence import is_alive
 from cnap_runner.testing.scripted_model import provider_config
 from cnap_runner.testing.scripted_model.log import read_log
 from cnap_runner.wiring import load_template
@@ -83,6 +84,21 @@ class Cli:
                 raise
         assert process.returncode == code, f"{arguments} ended with {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @property
+    def keeper(self) -> tuple[str, int] | None:
+        """The manager id and the process id of the keeper that a command left behind, if it is up."""
+        try:
+            manager_id, pid = (self.data_dir / "managers" / "keeper.pid").read_text().split()
+        except (FileNotFoundError, ValueError):
+            return None
+        return (manager_id, int(pid)) if is_alive(self.data_dir, manager_id) else None
+
+    def end_keeper(self) -> None:
+        """End it, if there is one."""
+        if (keeper := self.keeper) is not None:
+            os.kill(keeper[1], signal.SIGTERM)
+            wait_until(lambda: self.keeper is None, what="the keeper ended")
 
     def workspace(self, agent_id: str) -> Path:
         """An agent's workspace."""
@@ -149,6 +165,7 @@ def make_cli(
 
     yield make
     for cli in made:
+        cli.end_keeper()
         if (cli.data_dir / "runner.db").exists():
             remove_from_engine(cli.install_id)
 

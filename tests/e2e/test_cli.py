@@ -30,6 +30,8 @@ class Cli(Protocol):
     def run(self, *arguments: str, code: int = 0, given: str | None = None) -> Any: ...
     def workspace(self, agent_id: str) -> Path: ...
     def remains(self) -> list[str]: ...
+    @property
+    def keeper(self) -> tuple[str, int] | None: ...
 
 
 class Model(Protocol):
@@ -163,10 +165,10 @@ def test_a_task_goes_on_over_processes_and_over_a_killed_one(
 def test_sigterm_ends_a_run_and_stops_its_container(
     make_cli: Callable[..., Cli], model_server: Model, eventually: Eventually
 ) -> None:
-    """A service manager's way to end a process leaves no container running, and the ledger says what happened."""
+    """A service manager's way to end a process that is to leave nothing: no container runs, and the ledger says what happened."""
     cli = make_cli()
     prompt = "say: for ever\nhang"
-    with cli.start("run", "bob", prompt, "--model", "scripted/demo") as process:
+    with cli.start("run", "bob", prompt, "--model", "scripted/demo", "--stop") as process:
         eventually(lambda: prompt in model_server.prompts, what="the prompt reached the model")
         process.terminate()
         _, err = process.communicate(timeout=60)
@@ -214,3 +216,22 @@ def test_doctor_finds_a_working_machine_working(make_cli: Callable[..., Cli]) ->
     assert (states["engine"], states["image"], states["database"]) == ("ok", "ok", "ok")
     without = make_cli(CNAP_RUNNER_IMAGE="cnap-runner-is-not-there:never")
     assert "cnap-runner image build" in without.run("doctor", code=1).stdout
+
+
+def test_a_warm_agent_is_frozen_stopped_and_woken_by_itself(
+    make_cli: Callable[..., Cli], eventually: Eventually
+) -> None:
+    """The keeper behind `run` does it, one for all commands; it ends with the last warm agent; the diary tells the story."""
+    cli = make_cli(CNAP_RUNNER_PAUSE_AFTER="1", CNAP_RUNNER_IDLE_TIMEOUT="600")
+    cli.run("run", "erin", "say: one", "--model", "scripted/demo")
+    eventually(lambda: agents(cli)["erin"]["status"] == "paused", what="the idle agent is frozen")
+    keeper = cli.keeper
+    assert keeper is not None
+    assert cli.run("shell", "erin", "pwd").stdout == "/workspace\n"
+    assert cli.run("run", "erin", "say: two").stdout == "two\n"
+    assert cli.keeper == keeper
+    cli.run("stop", "erin")
+    eventually(lambda: cli.keeper is None, what="the keeper ends with the last warm agent")
+    told = [entry["kind"] for entry in json.loads(cli.run("explain", "erin", "--json").stdout)]
+    assert [kind for kind in told if kind != "adopted"][:4] == ["created", "started", "paused", "resumed"]
+    assert told[-1] == "stopped"

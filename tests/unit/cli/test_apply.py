@@ -256,12 +256,12 @@ def test_every_mistake_of_every_agent_is_told_with_its_place(cli: House) -> None
     result = cli("apply", "-f", "-", given=WRONG)
     assert result.exit_code == 2
     said = [line.strip().removeprefix("error: ").removeprefix("standard input:") for line in result.stderr.splitlines()]
-    assert [": ".join(line.split(": ")[:2]) for line in said[:11]] == [
+    assert [": ".join(line.split(": ")[:2]) for line in said[:10]] == [
         *("1: agent_id", "8: egress.allow.1", "6: secrets.C", "7: secrets.A B", "9: workspace.copy"),
-        *("20: life.max_age", "19: opencode.agent.x.model", "15: mcp.a b", "17: opencode_files.x.md"),
+        *("19: opencode.agent.x.model", "15: mcp.a b", "17: opencode_files.x.md"),
         *("13: workspace.branch", "12: workspace.git"),
     ]
-    assert said[11].startswith("10: 500 MiB of shared memory are more than the 400 MiB")
+    assert said[10].startswith("10: 500 MiB of shared memory are more than the 400 MiB")
     assert not cli.data_dir.exists()
     assert cli("apply", "-f", "-", "--dry-run", given=WRONG).stderr == result.stderr
 
@@ -286,6 +286,5 @@ agents:
     x.md: hi
   opencode:
     agent: {x: {model: foo}}
-  life: {max_age: 5m}
   resources: {memory_mb: 400, shm_mb: 500}
 """
