@@ -338,6 +338,7 @@ class Instances:
         starting = _startable(record, install.now()).start_intended(
             instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
+        starting = starting.settled(settings_hash=None, limits=plan.wanted.limits)
         await self._places.take(starting)
         try:
             async with self._gate.passed():

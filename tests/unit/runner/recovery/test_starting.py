@@ -30,6 +30,7 @@ from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.recovery.crashes import crashes
 from cnap_runner.runner.recovery.starting import is_passing
 from cnap_runner.testing import FakeBackend
+from cnap_runner.testing.fake_opencode import HangingOpenCode
 from cnap_runner.testing.house import House
 
 Ask = Callable[..., RunRequest]
@@ -223,3 +224,23 @@ def test_each_instance_crashes_once_and_only_crashes_count() -> None:
     ]
     found = crashes(log, since=NOW - timedelta(minutes=10))
     assert [decision.evidence["instance_id"] for decision in found] == ["i1", "i3"]
+
+
+async def test_a_start_that_runs_out_of_memory_is_not_tried_again(house: House, spec: AgentSpec, ask: Ask) -> None:
+    """The same limit would end it again; the error says what it was and what to do."""
+    house.make_server = HangingOpenCode
+    async with house.manager() as manager:
+        runner = await manager.create_runner(spec)
+
+        async def end_it() -> None:
+            with anyio.fail_after(5):
+                while not (live := house.backend.live("alice")) or not house.servers:
+                    await anyio.sleep(0.01)
+            house.backend.kill(live[0], 137, is_oom=True)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(end_it)
+            with pytest.raises(OutOfMemory, match="its limit was 2048 MiB") as ended:
+                await runner.run(ask())
+    assert "resources.memory_mb" in str(ended.value.hint)
+    assert house.starts == ["alice"]

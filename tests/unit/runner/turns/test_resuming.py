@@ -16,6 +16,7 @@ from cnap_runner.model.run import RunRecord
 from cnap_runner.opencode.wire import Prompt
 from cnap_runner.runner.turns.callbacks import StatusCallback
 from cnap_runner.store.base import NewRun, WishKind
+from cnap_runner.testing.fake_opencode import HangingOpenCode
 from cnap_runner.testing.fake_opencode.script import Say, UseTool
 from cnap_runner.testing.house import House
 
@@ -206,4 +207,30 @@ async def test_a_wish_ends_a_run_before_it_is_resumed(house: House, spec: AgentS
     async with house.manager() as manager:
         result = await manager.wait_run(run_id)
     assert result.outcome is Outcome.ABORTED
+    assert house.prompts == ["build"]
+
+
+async def test_an_abort_while_the_agent_is_started_anew_ends_the_run(
+    house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask
+) -> None:
+    """It need not wait until the agent could go on; what was sent is not denied: it is a result."""
+    await manager.create_runner(spec)
+    runner = await manager.start_runner("alice")
+    house.script([Say("Let me build. "), ENDLESS])
+    heard, results = Until(), []
+
+    async def run() -> None:
+        results.append(await runner.run(ask("build", on_interrupt="resume"), heard))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await heard.tool(1)
+        house.make_server = HangingOpenCode
+        await house.kill()
+        with anyio.fail_after(5):
+            while house.starts != ["alice", "alice"]:
+                await anyio.sleep(0.01)
+        await runner.abort()
+    (result,) = results
+    assert (result.outcome, result.output) == (Outcome.ABORTED, "Let me build. ")
     assert house.prompts == ["build"]
