@@ -46,6 +46,9 @@ TITLES: MappingProxyType[DecisionKind, str] = MappingProxyType(
 )
 """How each kind is called in a diary; a test pins that none is missing."""
 
+_HIDDEN = frozenset({"instance_id", "instance"})
+"""Names of containers: generations tell them apart as well."""
+
 _UNITS = {"_seconds": " s", "_mb": " MiB", "_percent": " %"}
 
 
@@ -87,7 +90,7 @@ def facts_of(decision: Decision) -> tuple[str, ...]:
     return tuple(
         _fact(name, value)
         for name, value in decision.evidence.items()
-        if value is not None and name != "instance_id" and str(value) not in decision.reason.split()
+        if value is not None and name not in _HIDDEN and not (isinstance(value, str) and value in decision.reason)
     )
 
 

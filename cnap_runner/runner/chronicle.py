@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.run import RunResult
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 from cnap_runner.store.base import AgentRow
+
+RECENT = 30
+"""Decisions that are looked through for an earlier one of the same kind."""
 
 _OCCASIONS = {
     "start": "it was asked to start",
@@ -59,18 +61,27 @@ def died_because(exit_code: int | None, *, is_oom_killed: bool = False) -> str:
     return f"it ended by itself with exit code {exit_code}"
 
 
-async def note_spec(install: Install, before: AgentSpec | None, row: AgentRow) -> None:
+async def note_spec(install: Install, before: AgentRow | None, row: AgentRow) -> None:
     """Write that an agent was made, or which fields of its spec changed; never their values. The same spec again: nothing."""
-    agent_id, spec = row.spec.agent_id, row.spec
     if before is None:
         has_past = row.created_at != row.updated_at
         reason = "it was made again, with the files and sessions it had left" if has_past else "it was made"
-        await note(install, agent_id, DecisionKind.CREATED, reason, {"model": spec.model})
-        return
-    fields = [name for name in type(spec).model_fields if getattr(spec, name) != getattr(before, name)]
-    if fields:
-        reason = f"its spec was changed: {', '.join(fields)}"
-        await note(install, agent_id, DecisionKind.CHANGED, reason, {"fields": " ".join(fields)})
+        await note(install, row.agent_id, DecisionKind.CREATED, reason, {"model": row.model})
+    elif fields := _differing(before, row):
+        reason = f"its spec was changed: {fields}"
+        await note(install, row.agent_id, DecisionKind.CHANGED, reason, {"fields": fields})
+
+
+def _differing(before: AgentRow, row: AgentRow) -> str:
+    """Name the fields in which two specs differ; one that cannot be read any more differs in all of them."""
+    if before.stored == row.stored:
+        return ""
+    spec = row.spec
+    try:
+        former = before.spec
+    except ValueError:
+        return "all of it"
+    return ", ".join(name for name in type(spec).model_fields if getattr(spec, name) != getattr(former, name))
 
 
 async def note_start(install: Install, record: RunnerRecord, *, took_seconds: float) -> None:
@@ -88,12 +99,13 @@ async def note_failed_start(install: Install, record: RunnerRecord, reason: str,
 
 
 async def note_adoption(install: Install, record: RunnerRecord) -> None:
-    """Write that this manager took over an instance of another's; only the first time, until something else happens to the agent.
+    """Write that this manager took over an instance of another's; only the first time in the instance's life.
 
     Each command of a command line is a manager of its own: written each time, the log would tell of nothing else.
     """
-    newest = await install.store.list_decisions(record.agent_id, limit=1)
-    if newest and newest[0].kind is DecisionKind.ADOPTED:
+    recent = await install.store.list_decisions(record.agent_id, limit=RECENT)
+    known = {decision.evidence.get("instance_id") for decision in recent if decision.kind is DecisionKind.ADOPTED}
+    if record.instance_id in known:
         return
     reason = "a manager that had not started it took it over"
     await note(install, record.agent_id, DecisionKind.ADOPTED, reason, _which(record))
@@ -117,7 +129,7 @@ async def note_death(install: Install, record: RunnerRecord, death: Death, evide
 async def note_deletion(install: Install, agent_id: str, *, with_files: bool) -> None:
     """Write that an agent was forgotten; its log is kept."""
     left = "with its files and sessions" if with_files else "its files and sessions stay"
-    await note(install, agent_id, DecisionKind.DELETED, f"it was deleted, {left}", {"with_files": with_files})
+    await note(install, agent_id, DecisionKind.DELETED, f"it was deleted, {left}")
 
 
 def _which(record: RunnerRecord) -> dict[str, str | int | float | bool | None]:

@@ -72,9 +72,9 @@ async def keep_spec(install: Install, spec: AgentSpec, *, expected: AgentSpec | 
 
 
 async def _put(install: Install, spec: AgentSpec, expected: AgentSpec | None) -> AgentRow:
-    before: AgentSpec | None = None
+    before: AgentRow | None = None
     with contextlib.suppress(RunnerNotFound):
-        before = (await install.store.get_agent(spec.agent_id)).spec
+        before = await install.store.get_agent(spec.agent_id)
     row = await install.store.put_agent(spec, at=install.now(), expected=expected)
     await note_spec(install, before, row)
     return row

@@ -28,8 +28,10 @@ from cnap_runner.model.decisions.disk import (
     pause_between_measurements,
 )
 from cnap_runner.model.figures import DiskMeasured
+from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.journal import note
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.workspaces.disk import DiskUse, free_bytes, measure
 from cnap_runner.runner.workspaces.folders import AgentFolders, folder_error
@@ -225,6 +227,8 @@ class Quota:
                         await backend.resume(ref)
         finally:
             active.interrupt(Interruption.QUOTA, reason)
+        run = active.run
+        await note(self.install, run.agent_id, DecisionKind.ABORTED_QUOTA, reason, {"run_id": run.run_id})
 
     async def _goes_on(self, agent_id: str, agent: _Agent) -> bool:
         """Whether something still writes although the turn has ended, and a limit is still passed."""

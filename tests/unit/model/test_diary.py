@@ -56,7 +56,7 @@ def test_evidence_is_put_into_words() -> None:
         "exit_code": None,
         "with_files": False,
     }
-    assert facts_of(decided(DecisionKind.STARTED, "it is gone", evidence=evidence)) == (
+    assert facts_of(decided(DecisionKind.STARTED, "it is gone since 2 h", evidence=evidence)) == (
         "generation 2",
         "took 3.9 s",
         "memory limit 512 MiB",

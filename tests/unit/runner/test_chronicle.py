@@ -11,6 +11,8 @@ import pytest
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.errors import ImageNotFound, InvalidInput, RunnerNotFound
 from cnap_runner.model.journal import DecisionKind as K
+from cnap_runner.store.schema import agents
+from cnap_runner.store.sql import SqlStore
 from cnap_runner.testing import FakeBackend
 
 Ask = Callable[..., RunRequest]
@@ -88,6 +90,16 @@ async def test_an_adoption_is_told_once(house: Any, spec: AgentSpec, ask: Ask) -
         async with house.manager(on_shutdown="leave") as later:
             await (await later.get_runner("alice")).run(ask())
             assert await kinds(later) == [K.CREATED, K.STARTED, K.ADOPTED]
+
+
+async def test_a_spec_that_cannot_be_read_can_be_replaced(manager: RunnerManager, spec: AgentSpec) -> None:
+    """What another version wrote is no reason to refuse what is wanted now; all of it changed."""
+    await manager.create_runner(spec)
+    store = manager.parts.install.store
+    assert isinstance(store, SqlStore)
+    await store._database.write(lambda tx: tx.execute(agents.update().values(spec='{"unheard_of": true}')))
+    assert (await manager.create_runner(spec)).spec == spec
+    assert (await manager.explain("alice"))[-1].reason == "its spec was changed: all of it"
 
 
 async def test_who_never_was_has_no_story(manager: RunnerManager) -> None:

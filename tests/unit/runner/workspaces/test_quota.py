@@ -13,6 +13,7 @@ import pytest
 from cnap_runner import AgentSpec, Resources, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.errors import BackendError, QuotaExceeded
 from cnap_runner.model.instance import InstanceStatus
+from cnap_runner.model.journal import DecisionKind
 from cnap_runner.runner.workspaces import disk, quota
 from cnap_runner.runner.workspaces.quota import in_words
 from cnap_runner.testing.fake_opencode import Hold, Say
@@ -143,6 +144,8 @@ async def test_a_turn_that_passes_the_ceiling_is_frozen_and_aborted(
     assert "hard ceiling of 24 MiB (its quota is 16 MiB)" in result.error.message
     assert calls == ["pause running", "resume running"]
     assert (await manager.get_runner("alice")).status is RunnerStatus.READY
+    told = [decision for decision in await manager.explain("alice") if decision.kind is DecisionKind.ABORTED_QUOTA]
+    assert [decision.evidence["run_id"] for decision in told] == [result.run_id]
 
 
 async def test_a_freeze_whose_answer_was_lost_is_taken_back(
