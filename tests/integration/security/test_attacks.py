@@ -433,7 +433,7 @@ async def test_an_agent_that_eats_memory_is_killed_inside_its_limit(town: Any) -
     await usable(town, "bob")
 
 
-async def test_an_agent_whose_server_is_killed_for_want_of_memory_is_told_so(town: Any) -> None:
+async def test_f20_an_agent_whose_server_is_killed_for_want_of_memory_is_told_so(town: Any) -> None:
     """Many small eaters make the server the largest process: its container ends, with a verdict that says why (FAILURES row 20); nothing else does."""
     eater = "x = bytearray(100 << 20); import time; time.sleep(30)"
     with contextlib.suppress(RunnerError, TimeoutError):
@@ -445,7 +445,7 @@ async def test_an_agent_whose_server_is_killed_for_want_of_memory_is_told_so(tow
     await usable(town, "bob")
 
 
-async def test_a_fork_bomb_is_bounded(town: Any) -> None:
+async def test_f22_a_fork_bomb_is_bounded(town: Any) -> None:
     """The kernel refuses the first process beyond the limit (FAILURES row 22); afterwards the agent works."""
     bomb = "import os, time\nmade = 0\ntry:\n    while os.fork():\n        made += 1\n    time.sleep(20)\n    os._exit(0)\n"
     bomb += "except OSError as error:\n    print(json.dumps([made, error.errno]))\n    import signal; sys.stdout.flush(); os.killpg(0, 9)\n"
@@ -470,7 +470,7 @@ async def test_output_without_end_is_bounded(town: Any) -> None:
     await usable(town, "bob")
 
 
-async def test_a_bomb_that_never_ends_ends_with_its_container(town: Any) -> None:
+async def test_f28_a_bomb_that_never_ends_ends_with_its_container(town: Any) -> None:
     """Processes that hold every place, ignore signals and left their session: nothing more can be started inside, and stopping the agent ends
     all of them. Last of this file, for bob is stopped by it."""
     hold = "import os, signal, time\nfor n in range(1, 65):\n    n in (9, 19, 32, 33) or signal.signal(n, signal.SIG_IGN)\n"
