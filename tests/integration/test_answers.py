@@ -63,7 +63,7 @@ async def house(tmp_path_factory: pytest.TempPathFactory, opencode_binary: Path)
     assert opencode_binary.is_file()
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(ScriptedModel(api_key="key-of-the-tests"))
-        settings = Settings(data_dir=tmp_path_factory.mktemp("answers") / "data", backend="process")
+        settings = Settings(data_dir=tmp_path_factory.mktemp("answers") / "data", backend="process", stop_timeout=2)
         manager = await stack.enter_async_context(RunnerManager(settings))
         (key := tmp_path_factory.mktemp("keys") / "model.key").write_text("key-of-the-tests")
         config = model.provider_config(api_key="${MODEL_KEY}")
