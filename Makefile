@@ -1,7 +1,7 @@
 # One command each; `make` lists them. Each makes what it needs first, and a second call takes seconds.
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev engine image demo test check bench bench-scale bench-idle runner-build runner-push registry-named runner-test wheel lock clean
+.PHONY: help setup setup-dev engine image demo test check bench chaos bench-scale bench-idle runner-build runner-push registry-named runner-test wheel lock clean
 
 RUNNER_IMAGE_NAME ?= cnap-runner
 RUNNER_IMAGE_TAG ?= latest
@@ -48,6 +48,9 @@ bench-scale: setup-dev ## how a manager's own work grows from 100 to 10,000 know
 
 bench-idle: setup-dev ## an hour of idling: the manager's CPU (BENCH_ARGS="--minutes 5")
 	$(BIN)/python -m benchmarks.idle $(BENCH_ARGS)
+
+chaos: setup-dev image ## agents at work while all they stand on is killed, frozen, cut and filled; needs root
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 # RUNNER_BASE_IMAGE, RUNNER_PLATFORM: see docs/image.md.
 runner-build: engine ## build RUNNER_IMAGE_NAME:RUNNER_IMAGE_TAG

@@ -45,13 +45,13 @@ async def docker(*argv: str) -> None:
     assert await process.wait() == 0
 
 
-async def killed_in_mid_turn(runner: Runner, *command: str) -> RunResult:
+async def killed_in_mid_turn(runner: Runner, *command: str, **more: Any) -> RunResult:
     """Run a turn and end the container once its tool runs."""
-    async with aclosing(runner.stream(ask("bash: sleep 120\nsay: never"))) as events:
+    async with aclosing(runner.stream(ask("bash: sleep 120\nsay: never", **more))) as events:
         async for event in events:
             if event.type == "tool_started":
                 await docker(*command, runner.record.handle or "")
-                with anyio.fail_after(10):
+                with anyio.fail_after(60):
                     async for last in events:
                         if last.type == "ended":
                             return last.result
@@ -79,11 +79,20 @@ async def test_f15_a_killed_container_fails_its_run_and_the_next_one_goes_on_wit
     ]
 
 
-async def test_a_container_removed_by_hand_is_noticed_and_replaced(runner: Runner) -> None:
-    """Even ``docker rm -f`` in mid-turn ends the run truthfully and costs no data."""
-    result = await killed_in_mid_turn(runner, "rm", "-f")
-    assert result.error is not None
-    assert result.error.code == "instance_died"
+async def test_f16_a_container_removed_by_hand_in_mid_turn_costs_a_run_that_resumes_nothing(
+    runner: Runner, model: ScriptedModel
+) -> None:
+    """Even after ``docker rm -f`` the agent goes on, in the same session; it is told what happened, and no prompt reaches the model twice."""
+    result = await killed_in_mid_turn(runner, "rm", "-f", on_interrupt="resume")
+    assert (result.outcome, result.error) == (Outcome.SUCCEEDED, None)
+    assert runner.record.generation == 2
+    live, _ = await runner._usable().instances.ensure(await runner._usable().install.store.get_agent("alice"))
+    messages = await live.client.messages(result.session_id or "")
+    warm, first, second = [message.text for message in messages if message.role == "user"]
+    assert (warm, first) == ("say: warm", "bash: sleep 120\nsay: never")
+    assert second.startswith("Your last turn was interrupted while the tool bash ran")
+    assert [message.cut_off_tool for message in messages].count("bash") == 1
+    assert not any(message.has_running_tool for message in messages)
     assert (await runner.run(ask("say: again"))).output == "again"
 
 

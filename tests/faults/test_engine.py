@@ -221,7 +221,7 @@ async def test_f05_a_death_that_the_stream_did_not_tell_is_found(stage: Stage) -
     await stage.answers("found")
 
 
-async def test_f27_a_container_that_runs_and_cannot_be_reached_is_replaced(stage: Stage) -> None:
+async def test_f01_f27_one_that_cannot_be_reached_is_replaced_and_its_port_is_a_strangers(stage: Stage) -> None:
     """The engine's forwarder of its port is dead, and the engine calls it running: the next run has a new one. The port it had is somebody
     else's by then (row 1): the new one has another, which the engine chose."""
     port, generation = stage.port, stage.runner.record.generation
