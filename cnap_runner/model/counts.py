@@ -115,6 +115,9 @@ ERRORS = Counter(
 RECOVERIES = Counter("recoveries", "Agents that were brought back after trouble, by cause.", ("cause",))
 CONTAINERS_CREATED = Counter("containers_created", "Containers created.")
 EVENT_WATCH_CONNECTIONS = Counter("event_watch_connections", "Times that a watch over the engine's events connected.")
+LOG_LINES_DROPPED = Counter(
+    "log_lines_dropped", "Lines of agents' output that were not collected: too many at once, or no room to write them."
+)
 
 RUN_DURATION = Histogram("run_duration_seconds", "From a run's acceptance to its end.", _LONG)
 TURN_DURATION = Histogram("turn_duration_seconds", "From the sending of a prompt to its end.", _LONG)
@@ -124,7 +127,7 @@ SWEEP_DURATION = Histogram(
     "sweep_duration_seconds", "One look of the keeper at all agents.", (0.005, 0.01, 0.025, 0.05, *_SECONDS)
 )
 
-COUNTERS = (RUNS, TOKENS, COST, ERRORS, RECOVERIES, CONTAINERS_CREATED, EVENT_WATCH_CONNECTIONS)
+COUNTERS = (RUNS, TOKENS, COST, ERRORS, RECOVERIES, CONTAINERS_CREATED, EVENT_WATCH_CONNECTIONS, LOG_LINES_DROPPED)
 HISTOGRAMS = (RUN_DURATION, TURN_DURATION, QUEUE_WAIT, START_DURATION, SWEEP_DURATION)
 
 STOPS = (

@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from cnap_runner.errors import InstanceNotFound, RunnerError, StoreBusy
+from cnap_runner.model.counts import LOG_LINES_DROPPED
 from cnap_runner.model.instance import InstanceRef
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.collector import Collector
@@ -154,3 +155,5 @@ class LogCollectors:
 
     def _count_dropped(self, lines: int) -> None:
         self.dropped += lines
+        for _ in range(lines):
+            self._install.metrics.count(LOG_LINES_DROPPED)
