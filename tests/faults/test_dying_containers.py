@@ -1,4 +1,7 @@
-"""A container that dies under its agent: told at once, in plain words, and the next run works (FAILURES rows 10, 15, 18, 20)."""
+"""A container that dies under its agent: told at once, in plain words, and the next run works (FAILURES row 15).
+
+One agent goes through all of it, in the order of this file.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,21 @@ def ask(prompt: str, **more: Any) -> RunRequest:
     return RunRequest(messages=[Message(role="user", content=prompt)], **more)
 
 
-@pytest.fixture
-async def runner(settings: Settings, spec: dict[str, Any]) -> AsyncIterator[Runner]:
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """One install for this file."""
+    return Settings(data_dir=tmp_path_factory.mktemp("dying") / "data", fetch_models=False)
+
+
+@pytest.fixture(scope="module")
+async def runner(settings: Settings, model: ScriptedModel) -> AsyncIterator[Runner]:
     """A warm agent."""
+    provider = model.provider_config(host="host.docker.internal")
     async with RunnerManager(settings) as manager:
-        runner = await manager.create_runner(AgentSpec(**spec))
+        runner = await manager.create_runner(AgentSpec(agent_id="alice", model=model.model, opencode=provider))
         assert (await runner.run(ask("say: warm"))).success
         yield runner
+        await manager.purge()
 
 
 async def docker(*argv: str) -> None:
@@ -79,48 +90,20 @@ async def test_f15_a_killed_container_fails_its_run_and_the_next_one_goes_on_wit
     ]
 
 
-async def test_f16_a_container_removed_by_hand_in_mid_turn_costs_a_run_that_resumes_nothing(
-    runner: Runner, model: ScriptedModel
-) -> None:
-    """Even after ``docker rm -f`` the agent goes on, in the same session; it is told what happened, and no prompt reaches the model twice."""
-    result = await killed_in_mid_turn(runner, "rm", "-f", on_interrupt="resume")
+async def test_f16_a_container_removed_by_hand_in_mid_turn_costs_a_run_that_resumes_nothing(runner: Runner) -> None:
+    """Even after ``docker rm -f`` the agent goes on, in the same session; it is told what happened, and no prompt is sent twice."""
+    generation = runner.record.generation
+    result = await killed_in_mid_turn(runner, "rm", "-f", on_interrupt="resume", task_id="resumed")
     assert (result.outcome, result.error) == (Outcome.SUCCEEDED, None)
-    assert runner.record.generation == 2
+    assert runner.record.generation == generation + 1
     live, _ = await runner._usable().instances.ensure(await runner._usable().install.store.get_agent("alice"))
     messages = await live.client.messages(result.session_id or "")
-    warm, first, second = [message.text for message in messages if message.role == "user"]
-    assert (warm, first) == ("say: warm", "bash: sleep 120\nsay: never")
+    first, second = [message.text for message in messages if message.role == "user"]
+    assert first == "bash: sleep 120\nsay: never"
     assert second.startswith("Your last turn was interrupted while the tool bash ran")
     assert [message.cut_off_tool for message in messages].count("bash") == 1
     assert not any(message.has_running_tool for message in messages)
     assert (await runner.run(ask("say: again"))).output == "again"
-
-
-async def test_an_idle_container_that_dies_shows_as_failed_without_being_asked(runner: Runner) -> None:
-    """Events tell it, nobody polls; the reason is kept."""
-    await docker("kill", runner.record.handle or "")
-    with anyio.fail_after(10):
-        while runner.status is not RunnerStatus.FAILED:
-            await anyio.sleep(0.02)
-    assert "signal 9" in (runner.record.reason or "")
-
-
-async def test_a_stop_from_elsewhere_ends_the_turn_as_aborted(runner: Runner, settings: Settings) -> None:
-    """Another manager's wish is heard by the one that drives the turn; afterwards the agent is stopped and usable."""
-    results: list[RunResult] = []
-
-    async def run() -> None:
-        results.append(await runner.run(ask("bash: sleep 120\nsay: never")))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-        while runner.status is not RunnerStatus.RUNNING:
-            await anyio.sleep(0.02)
-        async with RunnerManager(settings) as other:
-            await other.stop_runner("alice")
-            assert (await other.get_runner("alice")).status is RunnerStatus.STOPPED
-    assert results[0].outcome is Outcome.ABORTED
-    assert (await runner.run(ask("say: up again"))).output == "up again"
 
 
 async def test_abort_and_timeout_end_the_turn_and_leave_the_agent_usable(runner: Runner) -> None:
@@ -137,6 +120,34 @@ async def test_abort_and_timeout_end_the_turn_and_leave_the_agent_usable(runner:
     left = await runner.exec(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c 'sleep 12[01]' || true"])
     assert left.output.decode().split()[-1] in {"0", "1"}, "the sleep of an aborted turn still runs"
     assert (await runner.run(ask("say: usable"))).output == "usable"
+
+
+async def test_an_idle_container_that_dies_shows_as_failed_without_being_asked(runner: Runner) -> None:
+    """Events tell it, nobody polls; the reason is kept."""
+    await docker("kill", runner.record.handle or "")
+    with anyio.fail_after(10):
+        while runner.status is not RunnerStatus.FAILED:
+            await anyio.sleep(0.02)
+    assert "signal 9" in (runner.record.reason or "")
+
+
+async def test_a_stop_from_elsewhere_ends_the_turn_as_aborted(runner: Runner, settings: Settings) -> None:
+    """Another manager's wish is heard by the one that drives the turn; afterwards the agent is stopped and usable."""
+    assert (await runner.run(ask("say: here"))).success
+    results: list[RunResult] = []
+
+    async def run() -> None:
+        results.append(await runner.run(ask("bash: sleep 120\nsay: never")))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        while runner.status is not RunnerStatus.RUNNING:
+            await anyio.sleep(0.02)
+        async with RunnerManager(settings) as other:
+            await other.stop_runner("alice")
+            assert (await other.get_runner("alice")).status is RunnerStatus.STOPPED
+    assert results[0].outcome is Outcome.ABORTED
+    assert (await runner.run(ask("say: up again"))).output == "up again"
 
 
 async def cancel_when_running(runner: Runner, scope: anyio.CancelScope) -> None:
