@@ -36,6 +36,9 @@ OUR_FILES = (
 )
 """What an install makes in its data folder, besides the database and the id, which go last. A folder ``configs`` is the user's own."""
 
+KEEPER_STARTS_SECONDS = 5
+"""How long a keeper that was started a moment ago may take until it can be told to end."""
+
 
 def purge(ctx: typer.Context, is_sure: Yes = False) -> None:
     """Remove everything of this install: agents, containers, networks, workspaces, sessions, the database."""
@@ -51,16 +54,14 @@ def purge(ctx: typer.Context, is_sure: Yes = False) -> None:
 async def _purge(settings: Settings, _: Interrupts) -> None:
     import anyio.to_thread
 
-    await keeping.end_keeper(settings)
-    _require_alone(settings)
+    await _be_alone(settings)
     try:
         async with install.opened(settings, must_exist=False) as manager:
             await manager.purge()
     except (StoreError, InvalidInput) as error:
         await _purge_damaged(settings, error)
     # One that was being started a moment ago may have come meanwhile.
-    await keeping.end_keeper(settings)
-    _require_alone(settings)
+    await _be_alone(settings)
     # From here on nothing is half done: an install without a database and an id is none.
     with anyio.CancelScope(shield=True):
         await anyio.to_thread.run_sync(_remove_files, settings.data_dir)
@@ -90,15 +91,34 @@ async def _purge_damaged(settings: Settings, error: RunnerError) -> None:
             await backend.aclose()
 
 
+async def _be_alone(settings: Settings) -> None:
+    """End the keeper, and wait for one that is being started; refuse while another process works on the install."""
+    import anyio
+
+    if (settings.data_dir / keeping.LOG).exists():
+        with anyio.move_on_after(KEEPER_STARTS_SECONDS):
+            while True:
+                await keeping.end_keeper(settings)
+                if not _is_busy(settings):
+                    return
+                await anyio.sleep(0.1)
+    await keeping.end_keeper(settings)
+    _require_alone(settings)
+
+
 def _require_alone(settings: Settings) -> None:
     """Refuse while another process works on the install: its database must not vanish under it."""
-    from cnap_runner.store.presence import is_alive
-
-    folder = settings.data_dir / "managers"
-    if any(is_alive(settings.data_dir, path.stem) for path in folder.glob("*.lock")):
+    if _is_busy(settings):
         raise ConflictError(
             f"Another process works on {settings.data_dir}.", hint="End it first; `cnap-runner ps` shows what runs."
         )
+
+
+def _is_busy(settings: Settings) -> bool:
+    from cnap_runner.store.presence import is_alive
+
+    folder = settings.data_dir / "managers"
+    return any(is_alive(settings.data_dir, path.stem) for path in folder.glob("*.lock"))
 
 
 def _remove_files(data_dir: Path) -> None:

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cnap_runner.errors import ConflictError, InvalidInput
+from cnap_runner.errors import ConflictError, InvalidInput, StoreBusy
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.runner import LIVE_STATUSES, RunnerStatus
 from cnap_runner.model.stats import Stats
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.lifecycle.holding import held_while
+from cnap_runner.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from cnap_runner.runner.parts import Parts
+
+_log = get_logger(__name__)
 
 KEEPER_LOOK_SECONDS = 2.0
 """How often the install's keeper looks whether anything is left to keep."""
@@ -72,9 +75,12 @@ async def be_keeper(install: Install) -> bool:
     if not await claim_keeper(install):
         return False
     while True:
-        is_empty = LIVE_STATUSES.isdisjoint(await store.count_statuses())
-        if is_empty and await store.retire_keeper(install.manager_id):
-            return True
+        try:
+            is_empty = LIVE_STATUSES.isdisjoint(await store.count_statuses())
+            if is_empty and await store.retire_keeper(install.manager_id):
+                return True
+        except StoreBusy as error:
+            _log.warning("keeper_not_retired", error=str(error))
         await anyio.sleep(KEEPER_LOOK_SECONDS)
 
 

@@ -92,7 +92,10 @@ class LifeSteps:
                 return False
             await self._instances.end(row.runner, reason=wear.reason, kind=wear.kind, evidence=wear.evidence)
             if kept.standing.held_until is not None:
-                await self._instances.ensure(await install.store.get_agent(agent_id))
+                # Its place may be another's by now: nobody else's life is to wait for that.
+                patience = install.settings.start_timeout + install.settings.health_timeout
+                with anyio.move_on_after(patience.total_seconds()):
+                    await self._instances.ensure(await install.store.get_agent(agent_id))
         return True
 
     async def make_room(self, *, wanted_by: str) -> bool:

@@ -78,7 +78,7 @@ async def test_f19_starts_are_bounded_and_spread(house: Any, ask: Ask) -> None:
             booting += 1
             most = max(most, booting)
             try:
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.3)
                 return await boot(*arguments)
             finally:
                 booting -= 1
