@@ -1,7 +1,11 @@
-"""A manager that is killed loses nothing, and nothing is sent twice (DESIGN §4, FAILURES rows 2, 12, 16)."""
+"""A manager that is killed loses nothing, and nothing is sent twice (DESIGN §4, FAILURES rows 12, 16).
+
+One agent goes through all of it, in the order of this file.
+"""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,6 +20,15 @@ def ask(prompt: str, **more: Any) -> RunRequest:
     return RunRequest(messages=[Message(role="user", content=prompt)], **more)
 
 
+@pytest.fixture(scope="module")
+async def settings(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Settings]:
+    """One install for this file, whose agent stays warm between its tests."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("killed") / "data", fetch_models=False, on_shutdown="leave")
+    yield settings
+    async with RunnerManager(settings) as manager:
+        await manager.purge()
+
+
 async def test_f16_killed_in_mid_turn_the_next_manager_finishes_the_entry_and_sends_nothing_again(
     drive: Any, settings: Settings, model: ScriptedModel
 ) -> None:
@@ -25,7 +38,7 @@ async def test_f16_killed_in_mid_turn_the_next_manager_finishes_the_entry_and_se
     await driver.next_line(type="tool_started")
     await driver.kill()
     async with RunnerManager(settings) as manager:
-        (run,) = await manager.list_runs("alice")
+        (run, *_) = await manager.list_runs("alice")
         before = (await manager.get_runner("alice")).record.instance_id
         result = await manager.wait_run(run.run_id)
         after = (await manager.get_runner("alice")).record.instance_id
@@ -48,7 +61,7 @@ async def test_f12_killed_together_with_its_container_the_run_is_interrupted_and
     async with RunnerManager(settings) as manager:
         runner = await manager.create_runner(AgentSpec(**spec))
         again = await runner.run(ask("say: back again"))
-        (_, first) = await manager.list_runs("alice")
+        (_, first, *_) = await manager.list_runs("alice")
     assert first.result is not None
     assert first.result.error is not None
     assert (first.result.outcome, first.result.error.code) == (Outcome.FAILED, "interrupted")
@@ -61,6 +74,8 @@ async def test_the_head_of_the_queue_killed_before_sending_is_settled_by_who_wai
     drive: Any, settings: Settings, spec: dict[str, Any], model: ScriptedModel
 ) -> None:
     """The waiting run of another process notices within a second, settles the dead one as not sent, and goes on."""
+    async with RunnerManager(settings) as manager:
+        await manager.stop_runner("alice")
     first = await drive("say: from the dead")
     await first.next_line(type="status", state=RunState.STARTING)
     second = await drive("say: from the living")
@@ -70,7 +85,7 @@ async def test_the_head_of_the_queue_killed_before_sending_is_settled_by_who_wai
     assert (ended["outcome"], ended["output"]) == ("succeeded", "from the living")
     await second.ended()
     async with RunnerManager(settings, is_observer=True) as manager:
-        (_, dead) = await manager.list_runs("alice")
+        (_, dead, *_) = await manager.list_runs("alice")
     assert dead.result is not None
     assert dead.result.error is not None
     assert (dead.result.error.code, dead.result.error.retryable) == ("not_sent", True)
