@@ -1,4 +1,4 @@
-"""Tasks in a SQL database. Each method is one transaction; what happens in it is in `transactions.tasks`."""
+"""Tasks in a SQL database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import datetime
 from typing_extensions import override
 
 from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState, TaskTurn
-from cnap_runner.store.base import IsAlive
+from cnap_runner.store.base.managers import IsAlive
+from cnap_runner.store.base.tasks import TaskStore
 from cnap_runner.store.database import Database
-from cnap_runner.store.tasks import TaskStore
 from cnap_runner.store.transactions import tasks
 
 

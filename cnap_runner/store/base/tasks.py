@@ -1,16 +1,13 @@
-"""The contract of the store's part that knows tasks. The promises of `cnap_runner.store.base` hold here too."""
+"""Tasks of the controller. A part of its own: `Store.tasks`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState, TaskTurn
-
-if TYPE_CHECKING:
-    from cnap_runner.store.base import IsAlive
+from cnap_runner.store.base.managers import IsAlive
 
 
 class TaskStore(ABC):
