@@ -16,7 +16,7 @@ from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.lifecycle.keeper import Keeper
 from cnap_runner.runner.metering.metering import Metering
 from cnap_runner.runner.provisioning.changes import is_behind

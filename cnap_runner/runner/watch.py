@@ -17,7 +17,7 @@ from cnap_runner.model.instance import InstanceEvent, InstanceEventKind, Instanc
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.chronicle import Death, note_death
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.turns.active import ActiveRuns
 from cnap_runner.telemetry.logging import get_logger
 

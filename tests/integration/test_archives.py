@@ -69,7 +69,9 @@ async def test_an_agent_goes_on_with_its_session_on_another_data_folder(
     async with RunnerManager(settings(tmp_path / "there", runner_image)) as there:
         moved = await there.import_agent(archive, listener=heard)
         second = await say(moved, "read: notes.txt\nsay: read")
-        server = there._usable().instances._live["alice"].client
+        live = there._usable().instances.last_used("alice")
+        assert live is not None
+        server = live.client
         history = [
             message.text for message in await server.messages(first.session_id or "") if message.role == "assistant"
         ]

@@ -19,7 +19,7 @@ from cnap_runner.model.counts import SWEEP_DURATION
 from cnap_runner.model.decisions.life import LifeStep, due_step, has_worked
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.lifecycle.holding import sweep_holds
 from cnap_runner.runner.lifecycle.limits import limits_of
 from cnap_runner.runner.lifecycle.wear import age_of, size_of

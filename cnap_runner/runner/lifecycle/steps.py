@@ -23,7 +23,7 @@ from cnap_runner.runner.lifecycle.wear import Wear
 from cnap_runner.store.base import AgentRow, KeptAgent
 
 if TYPE_CHECKING:
-    from cnap_runner.runner.instances import Instances
+    from cnap_runner.runner.instances.instances import Instances
 
 
 class LifeSteps:

@@ -8,7 +8,7 @@ from cnap_runner.errors import BackendError, StoreBusy
 from cnap_runner.model.instance import Observation
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.journal import note
 from cnap_runner.runner.watch import Watch
 from cnap_runner.telemetry.logging import get_logger

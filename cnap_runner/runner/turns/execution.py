@@ -42,7 +42,7 @@ from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LastTurn, LiveInstance
 from cnap_runner.runner.chronicle import note_limit
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.lifecycle.limits import idle_from, limits_of
 from cnap_runner.runner.secrecy.events import RedactedEvents
 from cnap_runner.runner.turns.active import ActiveRun, Interruption

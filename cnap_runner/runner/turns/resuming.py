@@ -14,7 +14,7 @@ from cnap_runner.opencode.verdict import Standing, is_later, judge, total_usage
 from cnap_runner.opencode.wire import Prompt, SessionMessage
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.journal import note
 from cnap_runner.store.base import AgentRow
 

@@ -13,7 +13,7 @@ from cnap_runner.model.events import RunEnded
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.secrecy.errors import redact_error
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
 from cnap_runner.runner.turns.callbacks import Audience

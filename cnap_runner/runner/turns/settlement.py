@@ -24,7 +24,7 @@ from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
 from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
-from cnap_runner.runner.instances import Instances
+from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.journal import note
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.turns.ending import interrupted_by, result_of, turn_timing, wind_up

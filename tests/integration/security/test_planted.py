@@ -248,7 +248,9 @@ async def test_neither_commands_nor_errors_nor_logs_tell_a_secret(town: Any, log
 
 async def config_of(town: Any) -> dict[str, Any]:
     """What OpenCode itself says that its settings are."""
-    client = town.manager._usable().instances._live["dora"].client
+    live = town.manager._usable().instances.last_used("dora")
+    assert live is not None
+    client = live.client
     found: dict[str, Any] = await client._get_json("/config")
     return found
 

@@ -1,0 +1,1 @@
+"""An agent's instances: found, used as they are, brought up to date, started, ended. `instances` is the door."""
