@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -31,6 +32,8 @@ from tests.chaos.recovery_times import Fault, table
 from tests.chaos.worker import settings_of
 
 WORKERS = 4
+LONGEST_REST = 45
+"""Seconds between two faults, where nobody answers meanwhile."""
 FEWEST_EXTRA = {"descriptors": 12, "threads": 24}
 """What a manager may hold more at the end than at its beginning: pooled connections and idle threads of its libraries."""
 
@@ -38,7 +41,9 @@ FEWEST_EXTRA = {"descriptors": 12, "threads": 24}
 class Harm:
     """The process that does harm, and what it says of it."""
 
-    def __init__(self, places: Places, crew: Crew) -> None:
+    def __init__(self, places: Places, crew: Crew, seed: int) -> None:
+        self._chance = random.Random(seed)  # noqa: S311 - to be repeatable
+        self._seed = seed
         self._places = places
         self._crew = crew
         self.faults: list[Fault] = []
@@ -46,24 +51,29 @@ class Harm:
         self.engine = ""
         self._process: asyncio.subprocess.Process | None = None
 
-    async def begin(self, seed: int) -> None:
+    async def begin(self) -> None:
         """Start it, which makes the engine and the disk."""
-        argv = ["-m", "tests.chaos.trouble", str(self._places.folder), str(seed)]
+        argv = ["-m", "tests.chaos.trouble", str(self._places.folder), str(self._seed)]
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdin=pipe, stdout=pipe)
         self.engine = (await self._next())["engine"]
 
-    async def go_on(self, agents: list[str]) -> None:
-        """Let it do harm, and keep the account of it until cancelled."""
-        self.tell("begin")
-        while "stopped" not in (said := await self._next()):
-            if "missed" in said:
-                self.missed.append(said)
-                continue
-            worker = self._crew.workers.get(said["worker"] or "")
-            whom = said["agents"] or (worker.agents if worker else []) or ([] if said["worker"] else agents)
-            self.faults.append(Fault(said["fault"], said["at"], whom))
-            print(f"  {said['fault']}: {said['worker'] or ', '.join(said['agents'] or ['everybody'])}", flush=True)
+    async def go_on(self, agents: list[str], until: asyncio.Event) -> None:
+        """Let it do harm, some answers after the one before, and keep the account of it."""
+        while not until.is_set():
+            await self._crew.until_answers(self._chance.randint(1, 2 * len(agents)), at_most=LONGEST_REST)
+            self.tell("strike")
+            while "done" not in (said := await self._next()):
+                self._note(said, agents)
+
+    def _note(self, said: dict[str, Any], agents: list[str]) -> None:
+        if "missed" in said:
+            self.missed.append(said)
+            return
+        worker = self._crew.workers.get(said["worker"] or "")
+        whom = said["agents"] or (worker.agents if worker else []) or ([] if said["worker"] else agents)
+        self.faults.append(Fault(said["fault"], said["at"], whom))
+        print(f"  {said['fault']}: {said['worker'] or ', '.join(said['agents'] or ['everybody'])}", flush=True)
 
     def tell(self, word: str) -> None:
         """Say one word to it."""
@@ -92,9 +102,9 @@ async def chaos(places: Places, *, seed: int, agents: int, turns: int) -> bool:
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(ScriptedModel(host="0.0.0.0", log_path=places.model_log))
         crew = Crew(places, size=WORKERS, model_port=model.port, seed=seed)
-        harm = Harm(places, crew)
+        harm = Harm(places, crew, seed)
         stack.push_async_callback(harm.leave)
-        await harm.begin(seed)
+        await harm.begin()
         os.environ["DOCKER_HOST"] = f"unix://{places.socket}"  # not before: its image comes from the usual engine
         dealt = lanes(agents, turns, seed)
         everybody = sorted({agent_id for agent_id, _ in dealt})
@@ -102,13 +112,13 @@ async def chaos(places: Places, *, seed: int, agents: int, turns: int) -> bool:
             while not all(worker.ready.is_set() for worker in crew.workers.values()) or len(crew.workers) < WORKERS:
                 await asyncio.sleep(0.1)
             before = await crew.workers[WITNESS].measure()
-            began = time.monotonic()
+            began, enough = time.monotonic(), asyncio.Event()
             async with asyncio.TaskGroup() as tasks:
                 for orders in dealt.values():
                     tasks.create_task(crew.work_off(orders))
                 await crew.until_all_answered(everybody)
-                harming = asyncio.create_task(harm.go_on(everybody))
-            harm.tell("stop")
+                harming = asyncio.create_task(harm.go_on(everybody, enough))
+            enough.set()
             await harming
             took = time.monotonic() - began
             async with RunnerManager(settings_of(places)) as manager:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from typing import Any
 from tests.chaos.orders import Order
 from tests.chaos.places import WITNESS, Places
 
-SPEECHLESS_SECONDS = 240
+SPEECHLESS_SECONDS = 600
 """After which an order without an answer counts as lost, and the run as failed."""
 AGAIN_SECONDS = 0.5
 
@@ -146,6 +146,14 @@ class Crew:
         while not set(agents) <= {ending.order.agent_id for ending in self.endings if ending.is_success}:
             await asyncio.sleep(0.2)
 
+    async def until_answers(self, count: int, *, at_most: float) -> None:
+        """Wait for so many more answers, so that harm keeps the pace of the machine; or for so many seconds."""
+        enough = len(self.endings) + count
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                while len(self.endings) < enough:
+                    await asyncio.sleep(0.2)
+
     async def _carry_out(self, order: Order) -> Ending:
         """Ask until somebody says how it ended. What was not sent is asked for again, by the same key."""
         tries = 0
@@ -169,8 +177,3 @@ class Crew:
             if ready:
                 return self._chance.choice(ready)
             await asyncio.sleep(0.1)
-
-    def thaw(self) -> None:
-        """Let go on whoever was left frozen."""
-        for worker in self.workers.values():
-            worker.process.send_signal(signal.SIGCONT)

@@ -1,6 +1,6 @@
 """The process that does harm. It owns the engine and the small disk, and draws one fault after the other, the same ones for the same seed.
 
-What it did goes as lines of JSON to standard output; it is told to begin, to stop and to leave by lines on standard input.
+What it did goes as lines of JSON to standard output; each line on standard input asks for one more, the line ``leave`` for the end.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from cnap_runner.model.instance import LABEL_AGENT
 from cnap_runner.testing.engine_proxy import EngineProxy
 from cnap_runner.testing.private_engine import PrivateEngine
 from tests.chaos.places import DISK_MB, ENGINE, IMAGE, Places
-
-REST_SECONDS = (2.0, 8.0)
-"""Between two faults."""
 
 
 def say(**line: Any) -> None:
@@ -59,19 +56,13 @@ class Trouble:
             "port of an agent dead": (2, self._kill_port),
             "disk full": (1, self._fill_disk),
         }
+        self._first = list(self._faults)
+        self._chance.shuffle(self._first)
 
-    async def go_on(self, until: asyncio.Event) -> None:
-        """Do harm until told to stop, and take the last one back. Each kind comes once before any comes twice; then by weight."""
-        first = list(self._faults)
-        self._chance.shuffle(first)
+    async def strike(self) -> None:
+        """Do harm once, and take back what does not end by itself. Each kind comes once before any comes twice; then by weight."""
         weights = [weight for weight, _ in self._faults.values()]
-        while not until.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(until.wait(), self._chance.uniform(*REST_SECONDS))
-                return
-            await self._do(first.pop() if first else self._chance.choices(list(self._faults), weights)[0])
-
-    async def _do(self, kind: str) -> None:
+        kind = self._first.pop() if self._first else self._chance.choices(list(self._faults), weights)[0]
         try:
             await self._faults[kind][1]()
         except Exception as error:  # noqa: BLE001 - a victim may be gone by itself; the run goes on
@@ -222,21 +213,12 @@ async def main(folder: str, seed: str) -> None:
 
 
 async def obey(trouble: Trouble) -> None:
-    """Do as told, until told to leave or left alone."""
-    enough = asyncio.Event()
-    harm = asyncio.create_task(asyncio.sleep(0))
+    """Strike when told to, until told to leave or left alone."""
     while line := await asyncio.to_thread(sys.stdin.readline):
-        match line.strip():
-            case "begin":
-                harm = asyncio.create_task(trouble.go_on(enough))
-            case "stop":
-                enough.set()
-                await harm
-                say(stopped=True)
-            case "leave":
-                break
-    enough.set()
-    await harm
+        if line.strip() == "leave":
+            return
+        await trouble.strike()
+        say(done=True)
 
 
 if __name__ == "__main__":

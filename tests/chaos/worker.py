@@ -38,7 +38,6 @@ def settings_of(places: Places) -> Settings:
         max_run_time=120,
         start_timeout=60,
         health_timeout=120,
-        place_timeout=120,
         on_shutdown="leave",
         host_reserve_mb=256,
         sweep_interval=5,
