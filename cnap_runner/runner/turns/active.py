@@ -12,6 +12,7 @@ import anyio
 
 from cnap_runner.aio.keyed_lock import KeyedLock
 from cnap_runner.model.run import RunRecord
+from cnap_runner.model.runner import RunnerRecord
 
 
 class Interruption(StrEnum):
@@ -33,6 +34,8 @@ class ActiveRun:
     run: RunRecord
     instance_id: str | None = None
     """Set while the run depends on this instance."""
+    was_ready: RunnerRecord | None = None
+    """The runner as it was when the entry was written, if with it was written that the prompt is about to leave."""
     interruption: Interruption | None = None
     reason: str = ""
     is_out_of_memory: bool = False
