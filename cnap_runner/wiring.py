@@ -16,8 +16,9 @@ from cnap_runner.backends.base import Backend
 from cnap_runner.egress.barrier import Barrier
 from cnap_runner.errors import InvalidInput, RunnerError, StoreError
 from cnap_runner.image.assets import config_templates
+from cnap_runner.model.engine import Capabilities
 from cnap_runner.model.ids import new_id
-from cnap_runner.model.instance import Capabilities, Kit
+from cnap_runner.model.kit import Kit
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner import manager
 from cnap_runner.runner.install import Install, load_key

@@ -18,9 +18,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 
+from cnap_runner.model.engine import Capabilities, EngineInfo
 from cnap_runner.model.instance import (
-    Capabilities,
-    EngineInfo,
     ExecResult,
     InstanceEvent,
     InstanceRef,

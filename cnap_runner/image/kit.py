@@ -24,7 +24,7 @@ from cnap_runner.image.probe import (
     look_into,
     take_out,
 )
-from cnap_runner.model.instance import Kit, KitMount
+from cnap_runner.model.kit import Kit, KitMount
 
 KIT_FOLDER = "/usr/local/lib/cnap"
 """Where our image has its launcher and tools. It appears at the same place in every other: scripts name it."""

@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from cnap_runner.errors import InvalidInput
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.kit import Kit
 
 LABEL_MANAGED = "cnap.runner.managed"
 LABEL_INSTALL = "cnap.runner.install"
@@ -90,90 +91,6 @@ class NetworkFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Hardware:
-    """What an instance gets of the host besides its limits. Fixed for its life."""
-
-    shm_bytes: int | None = None
-    """Size of ``/dev/shm``; None: the backend's default."""
-    ulimits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Name → soft and hard limit of each process; -1: unlimited."""
-    gpus: int | None = None
-    """How many; -1: all."""
-    devices: tuple[str, ...] = ()
-    """Paths of the host's devices."""
-    disk_bytes: int | None = None
-    """Quota of the instance's own layer, where the engine's storage has one."""
-
-
-ULIMITS = frozenset(
-    [
-        "core",
-        "cpu",
-        "data",
-        "fsize",
-        "locks",
-        "memlock",
-        "msgqueue",
-        "nice",
-        "nofile",
-        "nproc",
-        "rss",
-        "rtprio",
-        "rttime",
-        "sigpending",
-        "stack",
-    ]
-)
-"""Names that engines know (docs.docker.com, "docker run --ulimit"). ``nproc`` counts all processes of the agent's user on the
-host, those of other agents too."""
-UNLIMITED = -1
-_LARGEST = (1 << 63) - 1
-"""What engines and the kernel hold a limit in."""
-
-
-def check_sizes(hardware: Hardware, *, memory_bytes: int) -> None:
-    """Raise `InvalidInput` for sizes and limits of processes that no host can give."""
-    if hardware.shm_bytes is not None and hardware.shm_bytes > memory_bytes:
-        raise InvalidInput(
-            f"{hardware.shm_bytes >> 20} MiB of shared memory are more than the {memory_bytes >> 20} MiB that may be used in all.",
-            hint="Lower resources.shm_mb, or raise resources.memory_mb.",
-        )
-    for name, (soft, hard) in hardware.ulimits.items():
-        if name not in ULIMITS:
-            raise InvalidInput(f"There is no ulimit {name[:80]!r}; known are {', '.join(sorted(ULIMITS))}.")
-        if not all(UNLIMITED <= limit <= _LARGEST for limit in (soft, hard)):
-            raise InvalidInput(f"Ulimit {name!r} is no number from 0 to {_LARGEST}, nor {UNLIMITED} for unlimited.")
-        if hard != UNLIMITED and (soft == UNLIMITED or soft > hard):
-            raise InvalidInput(f"The soft limit of ulimit {name!r} is above its hard limit ({soft}, {hard}).")
-
-
-@dataclass(frozen=True, slots=True)
-class KitMount:
-    """One file or folder of the manager's side, seen read-only at an absolute path inside."""
-
-    source: Path
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kit:
-    """What brings OpenCode and all it needs into an image that is not ours, and keeps the image's own settings from disturbing it.
-
-    Made by `cnap_runner.image.kit`.
-    """
-
-    mounts: tuple[KitMount, ...]
-    launcher: tuple[str, ...]
-    """The command inside that takes the secrets and starts OpenCode, instead of the image's entry point."""
-    environment: Mapping[str, str]
-    """Variables that win over the image's, such as its ``PATH`` followed by our tools."""
-    dropped: tuple[str, ...] = ()
-    """Variables of the image that the instance must not have."""
-    volumes: tuple[str, ...] = ()
-    """Paths that the image wants as volumes; they are kept in the instance's memory instead."""
-
-
-@dataclass(frozen=True, slots=True)
 class InstanceSpec:
     """One instance to be created. Nothing in it is secret."""
 
@@ -192,7 +109,7 @@ class InstanceSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     """The user's own; the backend adds those of `identity_labels`."""
     network: Network = Network.OPEN
-    hardware: Hardware = Hardware()
+    hardware: Hardware = field(default_factory=Hardware)
     runtime: str | None = None
     """An OCI runtime by the engine's name for it; None: its default."""
     kit: Kit | None = None
@@ -314,36 +231,3 @@ class ExecResult:
     output: bytes
     """Standard output and error, in the order they came, at most `truncated_at` bytes."""
     is_truncated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do. What it cannot is refused where a spec needs it, and said by ``doctor``."""
-
-    has_images: bool
-    isolates_files: bool
-    isolates_network: bool
-    isolates_processes: bool
-    limits_memory: bool
-    limits_cpu: bool
-    limits_pids: bool
-    can_pause: bool
-    closes_network: bool
-    """Has `Network.CLOSED`."""
-    has_runtimes: bool
-    """Knows OCI runtimes by name."""
-    grants_hardware: bool
-    """Applies `Hardware`."""
-    survives_manager: bool
-    """Instances go on when the manager ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What ``check`` found out about the engine."""
-
-    name: str
-    version: str
-    details: Mapping[str, str] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-    """What does not work as it should and how to mend it, one sentence each."""

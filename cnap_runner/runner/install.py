@@ -15,7 +15,7 @@ from pathlib import Path
 from cnap_runner.backends.base import Backend
 from cnap_runner.egress.barrier import Barrier
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import Kit
+from cnap_runner.model.kit import Kit
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import SharedFeed

@@ -17,10 +17,10 @@ from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InvalidInput, ManagerUnusable
 from cnap_runner.model.agent import AgentSpec, refuse_unbuilt
 from cnap_runner.model.answers import PendingAnswer
+from cnap_runner.model.engine import EngineInfo
 from cnap_runner.model.figures import MetricsSnapshot
 from cnap_runner.model.hold import Hold
 from cnap_runner.model.ids import check_id
-from cnap_runner.model.instance import EngineInfo
 from cnap_runner.model.journal import Decision
 from cnap_runner.model.run import RunRecord, RunResult
 from cnap_runner.model.stats import Stats

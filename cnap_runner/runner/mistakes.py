@@ -11,8 +11,8 @@ from typing import Any
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec, unbuilt_fields
+from cnap_runner.model.engine import Capabilities
 from cnap_runner.model.git_source import check_branch, parse_git_source
-from cnap_runner.model.instance import Capabilities
 from cnap_runner.runner.provisioning.checking import Finding, settings_findings
 from cnap_runner.runner.provisioning.configuration import configuration
 from cnap_runner.runner.provisioning.hardware import refuse_unable

@@ -20,9 +20,8 @@ from cnap_runner.errors import (
     InsufficientResources,
     InvalidInput,
 )
+from cnap_runner.model.engine import Capabilities, EngineInfo
 from cnap_runner.model.instance import (
-    Capabilities,
-    EngineInfo,
     ExecResult,
     InstanceEvent,
     InstanceEventKind,

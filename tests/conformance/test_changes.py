@@ -9,7 +9,8 @@ import anyio
 import pytest
 
 from cnap_runner.errors import ConflictError, InstanceExited, InstanceNotFound, InsufficientResources, InvalidInput
-from cnap_runner.model.instance import Hardware, Limits, Network
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.instance import Limits, Network
 from cnap_runner.testing.backend_harness import GRACE, LIMIT_SECONDS, NO_GRACE, PASSWORD, Harness, Started, secrets
 
 SECRET = "sk-not-to-be-seen"

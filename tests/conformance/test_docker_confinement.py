@@ -17,15 +17,8 @@ from cnap_runner.backends.docker import DockerBackend
 from cnap_runner.backends.docker.options import KIT_FOLDER
 from cnap_runner.errors import InvalidInput
 from cnap_runner.image.kit import prepare_kit
-from cnap_runner.model.instance import (
-    LABEL_INSTALL,
-    LABEL_MANAGED,
-    LABEL_NETWORK,
-    Hardware,
-    InstanceStatus,
-    Limits,
-    Network,
-)
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.instance import LABEL_INSTALL, LABEL_MANAGED, LABEL_NETWORK, InstanceStatus, Limits, Network
 from cnap_runner.testing.backend_harness import GRACE, LIMIT_SECONDS, Harness, Started, secrets
 
 pytestmark = pytest.mark.engine

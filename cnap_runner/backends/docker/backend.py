@@ -29,10 +29,9 @@ from cnap_runner.backends.docker.reports import held_memory, observation, resour
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
 from cnap_runner.errors import InstanceExited, InstanceStartFailed, InsufficientResources, InvalidInput
+from cnap_runner.model.engine import Capabilities, EngineInfo
 from cnap_runner.model.instance import (
     LABEL_OPENCODE,
-    Capabilities,
-    EngineInfo,
     ExecResult,
     InstanceEvent,
     InstanceRef,

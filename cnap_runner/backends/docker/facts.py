@@ -8,7 +8,8 @@ from typing import Any
 
 from cnap_runner.backends.docker.address import EngineAddress
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import EngineInfo, Limits
+from cnap_runner.model.engine import EngineInfo
+from cnap_runner.model.instance import Limits
 
 AGENT_ID = 10000
 """Uid and gid of an agent whose manager is root: never root inside, whoever the manager is."""

@@ -12,7 +12,8 @@ from typing import Any
 from cnap_runner.backends.docker.address import EngineAddress
 from cnap_runner.backends.docker.facts import EngineFacts
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import Hardware, InstanceSpec, check_sizes
+from cnap_runner.model.hardware import Hardware, check_sizes
+from cnap_runner.model.instance import InstanceSpec
 
 _GPU_HOOK = "nvidia-container-runtime-hook"
 """NVIDIA's toolkit: the engine looks for this program, and needs no setting where it is installed."""

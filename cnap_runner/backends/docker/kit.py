@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from cnap_runner.model.instance import Kit, KitMount
+from cnap_runner.model.kit import Kit, KitMount
 
 _VOLUME_SHARE = 4
 """A volume of the image is in memory; it may take at most one part in so many of the agent's limit."""

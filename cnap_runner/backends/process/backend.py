@@ -32,9 +32,8 @@ from cnap_runner.backends.process.refusals import refuse_containers_own
 from cnap_runner.backends.process.spawn import spawn, still_starting
 from cnap_runner.backends.process.watch import Watch
 from cnap_runner.errors import BackendError, ConflictError, InstanceNotFound, InvalidInput
+from cnap_runner.model.engine import Capabilities, EngineInfo
 from cnap_runner.model.instance import (
-    Capabilities,
-    EngineInfo,
     ExecResult,
     InstanceEvent,
     InstanceRef,

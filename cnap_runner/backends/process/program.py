@@ -14,7 +14,7 @@ from cnap_runner.backends.process.environment import find_memory
 from cnap_runner.backends.process.spawn import require_binary
 from cnap_runner.backends.process_launcher.files import write_json
 from cnap_runner.errors import EngineUnavailable
-from cnap_runner.model.instance import EngineInfo
+from cnap_runner.model.engine import EngineInfo
 
 VERSION_FILE = ".opencode-version.json"
 _TIMEOUT_SECONDS = 30

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import Hardware, InstanceSpec, Network
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.instance import InstanceSpec, Network
 
 
 def refuse_containers_own(spec: InstanceSpec) -> None:

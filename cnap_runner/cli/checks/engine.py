@@ -10,7 +10,7 @@ from cnap_runner.cli.checks.finding import Finding, State, failed_by
 from cnap_runner.errors import RunnerError
 
 if TYPE_CHECKING:
-    from cnap_runner.model.instance import EngineInfo
+    from cnap_runner.model.engine import EngineInfo
     from cnap_runner.settings import Settings
 
 

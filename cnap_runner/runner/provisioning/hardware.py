@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec, Ulimit
-from cnap_runner.model.instance import Capabilities, Hardware, Network, check_sizes
+from cnap_runner.model.engine import Capabilities
+from cnap_runner.model.hardware import Hardware, check_sizes
+from cnap_runner.model.instance import Network
 from cnap_runner.settings import Settings
 
 ALL_GPUS = -1

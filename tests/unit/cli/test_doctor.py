@@ -16,7 +16,7 @@ from cnap_runner import wiring
 from cnap_runner.cli import checks
 from cnap_runner.cli.checks import State
 from cnap_runner.errors import EngineUnavailable
-from cnap_runner.model.instance import Capabilities
+from cnap_runner.model.engine import Capabilities
 from cnap_runner.settings import Settings
 from cnap_runner.testing import FakeBackend, FlakyBackend
 

@@ -12,7 +12,8 @@ from cnap_runner.backends.docker.address import engine_address
 from cnap_runner.backends.docker.facts import EngineFacts, engine_facts
 from cnap_runner.backends.docker.hardware import hardware_options, has_layer_quota
 from cnap_runner.errors import InvalidInput
-from cnap_runner.model.instance import Hardware, InstanceSpec, Limits
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.instance import InstanceSpec, Limits
 
 HERE = engine_address("unix:///var/run/docker.sock")
 FAR = engine_address("tcp://far.example:2375")

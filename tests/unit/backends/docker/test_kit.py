@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnap_runner.backends.docker.kit import bring_kit
-from cnap_runner.model.instance import Kit, KitMount
+from cnap_runner.model.kit import Kit, KitMount
 
 CONFIG: dict[str, Any] = {
     "Image": "project:1",

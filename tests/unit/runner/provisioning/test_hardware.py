@@ -10,7 +10,9 @@ import pytest
 
 from cnap_runner.errors import InvalidInput
 from cnap_runner.model.agent import AgentSpec
-from cnap_runner.model.instance import Capabilities, Hardware, Network
+from cnap_runner.model.engine import Capabilities
+from cnap_runner.model.hardware import Hardware
+from cnap_runner.model.instance import Network
 from cnap_runner.model.run import RunRequest
 from cnap_runner.runner.provisioning.hardware import hardware_of, network_of, refuse_unable, runtime_of
 from cnap_runner.settings import Settings
