@@ -170,7 +170,7 @@ def make_cli(
             remove_from_engine(cli.install_id)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def warm(make_cli: Callable[..., Cli]) -> Cli:
     """An install whose agent ``alice`` is warm, and stays so: tests that only talk to an agent share one start."""
     cli = make_cli(CNAP_RUNNER_ON_SHUTDOWN="leave")

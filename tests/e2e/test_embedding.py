@@ -33,7 +33,7 @@ def test_two_tasks_of_one_agent_then_a_second_agent_at_the_same_time(make_cli: C
     assert sorted(rest) == ["alice second succeeded two", "bob first succeeded three"]
 
 
-def test_blocking_callers_have_the_same_names(make_cli: Callable[..., Any]) -> None:
+def test_blocking_callers_have_the_same_names(warm: Any) -> None:
     """``cnap_runner.sync``: calls, iterators, errors and callbacks, over the same code."""
     heard: list[str] = []
 
@@ -41,7 +41,8 @@ def test_blocking_callers_have_the_same_names(make_cli: Callable[..., Any]) -> N
         async def on_message(self, task_id: str, text: str, /) -> None:
             heard.append(text)
 
-    with sync.RunnerManager(Settings(data_dir=make_cli().data_dir, fetch_models=False)) as manager:
+    settings = Settings(data_dir=warm.data_dir, fetch_models=False, on_shutdown="leave")
+    with sync.RunnerManager(settings) as manager:
         runner = manager.create_runner(sync.AgentSpec(agent_id="alice", model="scripted/demo"))
         request = sync.RunRequest(messages=[sync.Message(role="user", content="say: blocking")])
         result = runner.run(request, Callback())
