@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from datetime import datetime, timedelta
 from itertools import count
 
 import anyio
 from anyio.lowlevel import checkpoint
-from anyio.streams.memory import MemoryObjectSendStream
 
 from cnap_runner.backends.base import Backend, OnAddress
 from cnap_runner.errors import (
@@ -36,37 +35,19 @@ from cnap_runner.model.instance import (
     Observation,
     ResourceUsage,
 )
-from cnap_runner.testing.fake_instance import LAYOUT, FakeInstance, unpacked
+from cnap_runner.testing.fake_engine import CAPABILITIES, address, network_facts
+from cnap_runner.testing.fake_instance import LAYOUT, USED_BYTES, FakeInstance, unpacked
 from cnap_runner.testing.fake_programs import PROGRAMS, FakeFiles, Program, run_program
+from cnap_runner.testing.fake_watches import FakeWatches
 
 FIRST_PORT = 40001
 """Of endpoints when nobody serves: nothing listens there."""
 SIGTERM_EXIT, SIGKILL_EXIT = 143, 137
 REFUSED_EXIT = 78
 """Of a launcher that got no secrets."""
-USED_BYTES = 50 << 20
-"""Memory that each live instance seems to use."""
-
-_SUBNETS = {Network.OPEN: "198.51.100", Network.CLOSED: "203.0.113"}
-"""Of documentation (RFC 5737): nothing answers there."""
 
 Serve = Callable[[InstanceSpec], Awaitable[str]]
 """Starts a server for an instance and gives its base URL."""
-
-_CAPABILITIES = Capabilities(
-    has_images=True,
-    isolates_files=True,
-    isolates_network=True,
-    isolates_processes=True,
-    limits_memory=True,
-    limits_cpu=True,
-    limits_pids=True,
-    can_pause=True,
-    closes_network=True,
-    has_runtimes=True,
-    grants_hardware=True,
-    survives_manager=True,
-)
 
 
 class FakeBackend(Backend):
@@ -90,7 +71,7 @@ class FakeBackend(Backend):
         """Of OpenCode, by image, where that says so."""
         self._programs = {**PROGRAMS, **(programs or {})}
         self._instances: dict[str, FakeInstance] = {}
-        self._watches: dict[MemoryObjectSendStream[InstanceEvent], str] = {}
+        self._watches = FakeWatches()
         self._ports = count(FIRST_PORT)
         self._hosts = count(2)
 
@@ -109,13 +90,11 @@ class FakeBackend(Backend):
     def emit(self, instance_id: str, text: str, *, stream: str = "stdout") -> None:
         """Let an instance print one line."""
         instance = self._instances[instance_id]
-        instance.output.append(LogLine(stream=stream, text=text, at=_now()))
-        instance.tell()
+        instance.emit(text, stream=stream)
 
     def reconnect(self) -> None:
         """Tell all watches that they were connected anew, as after an engine's restart."""
-        for watch in self._watches:
-            watch.send_nowait(_connected())
+        self._watches.reconnect()
 
     def live(self, agent_id: str) -> list[str]:
         """Tell the ids of an agent's live instances."""
@@ -126,7 +105,7 @@ class FakeBackend(Backend):
     @property
     def capabilities(self) -> Capabilities:
         """All of them, in play."""
-        return _CAPABILITIES
+        return CAPABILITIES
 
     def layout(self, spec: InstanceSpec) -> Layout:  # noqa: ARG002 - part of the contract
         """Give the places that containers have."""
@@ -148,12 +127,12 @@ class FakeBackend(Backend):
     async def open_network(self, install_id: str) -> NetworkFacts | None:
         """Give made-up facts."""
         await self._enter()
-        return _network(install_id, Network.OPEN)
+        return network_facts(install_id, Network.OPEN)
 
     async def closed_network(self, install_id: str) -> NetworkFacts | None:
         """Give made-up facts."""
         await self._enter()
-        return _network(install_id, Network.CLOSED)
+        return network_facts(install_id, Network.CLOSED)
 
     async def opencode_version(self, image: str) -> str | None:
         """Tell what ``versions`` says."""
@@ -179,13 +158,12 @@ class FakeBackend(Backend):
         instance = self._get(ref)
         if instance.is_live:
             return str(instance.endpoint)
-        instance.status, instance.started_at, instance.finished_at = InstanceStatus.RUNNING, _now(), None
-        instance.exit_code, instance.is_oom_killed = None, False
-        instance.address = f"{_SUBNETS[instance.spec.network]}.{next(self._hosts)}"
+        own = address(instance.spec.network, next(self._hosts))
+        instance.begin(address=own)
         self._tell(instance, InstanceEventKind.STARTED)
         try:
             if on_address is not None:
-                await on_address(instance.address)
+                await on_address(own)
             instance.files.secrets = unpacked(secrets)
             instance.endpoint = await self._serve(instance.spec) if self._serve else self._endpoint()
         except BaseException:
@@ -261,26 +239,14 @@ class FakeBackend(Backend):
     ) -> AsyncIterator[LogLine]:
         """Yield what was emitted."""
         await self._enter()
-        instance = self._get(ref)
-        position = 0 if tail is None else max(0, len(instance.output) - tail)
-        while True:
-            is_live, changed = instance.is_live and is_following, instance.changed
-            while position < len(instance.output):
-                position += 1
-                line = instance.output[position - 1]
-                if since is None or line.at is None or line.at >= since:
-                    yield line
-            if not is_live:
-                return
-            await changed.wait()
+        async with aclosing(self._get(ref).lines(tail=tail, since=since, is_following=is_following)) as lines:
+            async for line in lines:
+                yield line
 
     async def usage(self, ref: InstanceRef) -> ResourceUsage:
         """Give made-up figures."""
         await self._enter()
-        instance = self._get_live(ref)
-        return ResourceUsage(
-            memory_bytes=USED_BYTES, memory_limit_bytes=instance.limits.memory_bytes, cpu_seconds=1.0, pids=2
-        )
+        return self._get_live(ref).usage()
 
     async def exec(self, ref: InstanceRef, argv: Sequence[str], *, timeout: timedelta) -> ExecResult:
         """Run one of the fake's programs."""
@@ -326,47 +292,15 @@ class FakeBackend(Backend):
         return instance
 
     def _end(self, instance: FakeInstance, exit_code: int) -> None:
-        instance.status, instance.endpoint, instance.address = InstanceStatus.EXITED, None, None
-        instance.exit_code, instance.finished_at = exit_code, _now()
-        instance.files.secrets = {}
+        instance.end(exit_code)
         self._tell(instance, InstanceEventKind.DIED, exit_code=exit_code)
 
     def _tell(self, instance: FakeInstance, kind: InstanceEventKind, *, exit_code: int | None = None) -> None:
         instance.tell()
-        spec = instance.spec
-        event = InstanceEvent(
-            kind, instance_id=spec.instance_id, agent_id=spec.agent_id, at=_now(), exit_code=exit_code
-        )
-        for watch, install_id in self._watches.items():
-            if install_id == spec.install_id:
-                watch.send_nowait(event)
+        self._watches.tell(instance.spec, kind, exit_code=exit_code)
 
     @asynccontextmanager
     async def _watching(self, install_id: str) -> AsyncIterator[AsyncIterator[InstanceEvent]]:
         await self._enter()
-        send, receive = anyio.create_memory_object_stream[InstanceEvent](float("inf"))
-        send.send_nowait(_connected())
-        self._watches[send] = install_id
-        try:
-            with send, receive:
-                yield receive
-        finally:
-            del self._watches[send]
-
-
-def _connected() -> InstanceEvent:
-    return InstanceEvent(InstanceEventKind.CONNECTED, instance_id=None, agent_id=None, at=_now())
-
-
-def _network(install_id: str, network: Network) -> NetworkFacts:
-    return NetworkFacts(
-        id=f"fake-{install_id}-{network}",
-        interface=f"fake-{network}",
-        gateway=f"{_SUBNETS[network]}.1",
-        subnet=f"{_SUBNETS[network]}.0/24",
-        is_internal=network is Network.CLOSED,
-    )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+        async with self._watches.open(install_id) as events:
+            yield events

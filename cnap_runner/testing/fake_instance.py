@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 
 import anyio
 
@@ -18,6 +19,7 @@ from cnap_runner.model.instance import (
     Limits,
     LogLine,
     Observation,
+    ResourceUsage,
 )
 from cnap_runner.testing.fake_programs import FakeFiles
 
@@ -28,6 +30,8 @@ LAYOUT = Layout(
     settings="/agent/settings",
     secrets="/run/secrets",
 )
+USED_BYTES = 50 << 20
+"""Memory that each live instance seems to use."""
 
 
 @dataclass(slots=True)
@@ -54,10 +58,49 @@ class FakeInstance:
         """Whether it runs, paused or not."""
         return self.status in {InstanceStatus.RUNNING, InstanceStatus.PAUSED}
 
+    def begin(self, *, address: str) -> None:
+        """Run, as new."""
+        self.status, self.started_at, self.finished_at = InstanceStatus.RUNNING, datetime.now(UTC), None
+        self.exit_code, self.is_oom_killed = None, False
+        self.address = address
+
+    def end(self, exit_code: int) -> None:
+        """Run no longer; what was in memory is gone."""
+        self.status, self.endpoint, self.address = InstanceStatus.EXITED, None, None
+        self.exit_code, self.finished_at = exit_code, datetime.now(UTC)
+        self.files.secrets = {}
+
+    def emit(self, text: str, *, stream: str) -> None:
+        """Print one line."""
+        self.output.append(LogLine(stream=stream, text=text, at=datetime.now(UTC)))
+        self.tell()
+
     def tell(self) -> None:
         """Wake all who follow."""
         self.changed.set()
         self.changed = anyio.Event()
+
+    async def lines(
+        self, *, tail: int | None, since: datetime | None, is_following: bool
+    ) -> AsyncGenerator[LogLine, None]:
+        """Yield what was emitted; where that is followed, until the instance ends."""
+        position = 0 if tail is None else max(0, len(self.output) - tail)
+        while True:
+            is_live, changed = self.is_live and is_following, self.changed
+            while position < len(self.output):
+                position += 1
+                line = self.output[position - 1]
+                if since is None or line.at is None or line.at >= since:
+                    yield line
+            if not is_live:
+                return
+            await changed.wait()
+
+    def usage(self) -> ResourceUsage:
+        """Give made-up figures."""
+        return ResourceUsage(
+            memory_bytes=USED_BYTES, memory_limit_bytes=self.limits.memory_bytes, cpu_seconds=1.0, pids=2
+        )
 
     def observation(self) -> Observation:
         """Report it."""
