@@ -22,7 +22,8 @@ from cnap_runner.runner.archives.circumstances import in_thread, opencode_versio
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import Manifest
 from cnap_runner.runner.archives.needs import missing_of, needs_of
-from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
+from cnap_runner.runner.archives.reading import read_manifest
+from cnap_runner.runner.archives.unpacking import Target, unpack
 from cnap_runner.runner.declarations import spec_data
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.parts import Parts

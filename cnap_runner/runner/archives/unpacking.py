@@ -1,4 +1,4 @@
-"""Reading an archive that anybody may have made. Everything here blocks.
+"""Unpacking an archive that anybody may have made. Everything here blocks.
 
 What can go wrong is decided member by member, before anything of it is written:
 
@@ -12,68 +12,32 @@ What can go wrong is decided member by member, before anything of it is written:
 from __future__ import annotations
 
 import errno
-import gzip
 import os
-import stat
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, NoReturn, Self
 
 from cnap_runner.errors import ArchiveInvalid
 from cnap_runner.runner.archives.listener import ArchiveListener
-from cnap_runner.runner.archives.manifest import (
-    END,
-    MANIFEST,
-    MAX_MANIFEST,
-    Entry,
-    Manifest,
-    Tally,
-    check_name,
-    manifest_from,
-)
+from cnap_runner.runner.archives.manifest import END, Entry, Manifest, Tally, check_name, manifest_from
 from cnap_runner.runner.archives.packing import PIECE, Stopped
+from cnap_runner.runner.archives.reading import (
+    KINDS,
+    MAX_HEADER,
+    contents,
+    members,
+    opened,
+    read_head,
+    read_whole,
+    refuse_rest,
+)
 from cnap_runner.runner.workspaces.folders import folder_error
-
-MAX_HEADER = 64 << 10
-"""Bytes of one extended header. The library reads it into memory as a whole."""
-
-MAX_PADDING = 1 << 20
-"""Bytes of zeros behind the last member. Ours have up to 10 KiB."""
 
 MAX_FILES = 5_000_000
 MAX_LINKS = 500_000
 """They are kept in memory until the end."""
-
-_KINDS = {tarfile.REGTYPE: "file", tarfile.AREGTYPE: "file", tarfile.DIRTYPE: "folder", tarfile.SYMTYPE: "link"}
-_EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK})
-
-
-class _Member(tarfile.TarInfo):
-    """A header that is looked at before the library acts on it."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header block. Raises `ArchiveInvalid` for a kind of member that no archive of ours has."""
-        member = super().frombuf(buf, encoding, errors)
-        if member.size < 0:
-            raise ArchiveInvalid("The archive is damaged: it has a member of less than nothing.")
-        if member.type in _EXTENDED:
-            if member.size > MAX_HEADER:
-                raise ArchiveInvalid("The archive has a header that is far too long.")
-        elif member.type not in _KINDS:
-            raise ArchiveInvalid(f"The archive holds {member.name[:200]!r}, which is no file, folder or link.")
-        return member
-
-    def _refuse_sparse(self, *_: object) -> NoReturn:
-        """Refuse what the library would make a map of in memory, as long as the archive says: an archive of kilobytes can say gigabytes."""
-        raise ArchiveInvalid("The archive holds a sparse file.")
-
-    # The library's names for reading the maps of all three newer formats of GNU tar.
-    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,106 +51,21 @@ class Target:
     max_bytes: int
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read what an archive says of itself, and nothing more. Raises `ArchiveInvalid`."""
-    with _opened(path) as archive:
-        return manifest_from(_read_head(archive))
-
-
 def unpack(path: Path, target: Target, *, listener: ArchiveListener, should_stop: Callable[[], bool]) -> None:
     """Unpack a whole archive. Raises `ArchiveInvalid`, `InsufficientResources` and `Stopped`; the target is then half filled."""
-    with _opened(path) as archive:
-        head = _read_head(archive)
+    with opened(path) as archive:
+        head = read_head(archive)
         manifest = manifest_from(head)
         tally = Tally(head if manifest.format > 1 else b"")
         unpacker = _Unpacker(archive, target, manifest, listener, should_stop, tally)
-        for member in _members(archive):
+        for member in members(archive):
             if unpacker.is_complete:
                 raise ArchiveInvalid("The archive goes on after its end.")
             unpacker.add(member)
         if not unpacker.is_complete:
             raise ArchiveInvalid("The archive is cut short.", hint="Copy or export it again.")
-        _refuse_rest(archive)
+        refuse_rest(archive)
         unpacker.finish()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open an archive as a stream, and say in our words what is wrong with it."""
-    try:
-        with path.open("rb") as raw:
-            if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
-                raise ArchiveInvalid(f"{path} is not a file.")
-            with (
-                gzip.GzipFile(fileobj=raw, mode="rb") as unpacked,
-                tarfile.open(  # type: ignore[call-overload] # of a stream it uses nothing but `read`
-                    fileobj=_Source(path, unpacked), mode="r|", tarinfo=_Member, bufsize=PIECE
-                ) as archive,
-            ):
-                yield archive
-    except (tarfile.TarError, ValueError, RecursionError) as error:
-        if isinstance(error, ArchiveInvalid):
-            raise
-        raise _damaged(path) from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        if error.filename is not None and Path(error.filename) == path:
-            raise ArchiveInvalid(f"{path} cannot be read: {error.strerror}.") from error
-        raise
-
-
-class _Source:
-    """An archive's bytes. What is wrong with reading them is said here, where it cannot be taken for trouble with writing."""
-
-    def __init__(self, path: Path, unpacked: gzip.GzipFile) -> None:
-        self._path = path
-        self._unpacked = unpacked
-
-    def read(self, size: int) -> bytes:
-        """Read up to so much. Raises `ArchiveInvalid`."""
-        try:
-            return self._unpacked.read(size)
-        except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise _damaged(self._path) from error
-        except OSError as error:
-            raise ArchiveInvalid(f"{self._path} cannot be read: {error.strerror}.") from error
-
-
-def _damaged(path: Path) -> ArchiveInvalid:
-    return ArchiveInvalid(f"{path} is damaged or no archive of an agent.", hint="Copy or export it again.")
-
-
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    while (member := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined] # the library would remember every one
-        yield member
-
-
-def _refuse_rest(archive: tarfile.TarFile) -> None:
-    """Read on to the end of the file, whose last bytes are its own checksum. Raises `ArchiveInvalid` for more than the zeros a tar ends with."""
-    rest = archive.fileobj.read(MAX_PADDING + 1)
-    if len(rest) > MAX_PADDING or rest.strip(b"\0"):
-        raise ArchiveInvalid("The archive goes on after its end.")
-
-
-def _read_head(archive: tarfile.TarFile) -> bytes:
-    """Read the manifest as it stands there."""
-    member = next(_members(archive), None)
-    if member is None or member.name != MANIFEST:
-        raise ArchiveInvalid("This is no archive of an agent.", hint="`cnap-runner export AGENT` makes one.")
-    return _read_whole(archive, member, at_most=MAX_MANIFEST)
-
-
-def _read_whole(archive: tarfile.TarFile, member: tarfile.TarInfo, *, at_most: int) -> bytes:
-    if not member.isreg() or member.size > at_most or member.issparse():
-        raise ArchiveInvalid(f"The archive's {member.name} is not what it should be.")
-    return _contents(archive, member).read()
-
-
-def _contents(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    contents = archive.extractfile(member)
-    if contents is None:
-        raise AssertionError("it is a regular file")
-    return contents
 
 
 @dataclass(slots=True)
@@ -211,13 +90,13 @@ class _Unpacker:
         self._stop_here()
         if member.name == END:
             self.is_complete = True
-            if _read_whole(self.archive, member, at_most=MAX_HEADER) != self._tally.to_json():
+            if read_whole(self.archive, member, at_most=MAX_HEADER) != self._tally.to_json():
                 raise ArchiveInvalid("The archive is damaged: its contents are not what was packed.")
             return
         name = check_name(member.name)
         if member.issparse() or member.size < 0:
             raise ArchiveInvalid(f"The archive holds {member.name[:200]!r}, which is a sparse file.")
-        kind = _KINDS[member.type]
+        kind = KINDS[member.type]
         size = member.size if kind == "file" else 0
         self._tally.begin(Entry(member.name, kind, member.mode, size, member.linkname if kind == "link" else ""))
         self._check_room(size)
@@ -271,9 +150,9 @@ class _Unpacker:
 
     def _add_file(self, path: Path, member: tarfile.TarInfo) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        contents = _contents(self.archive, member)
+        packed = contents(self.archive, member)
         with os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0) as file:
-            while piece := contents.read(PIECE):
+            while piece := packed.read(PIECE):
                 self._stop_here()
                 file.write(piece)
                 self._tally.add(piece)

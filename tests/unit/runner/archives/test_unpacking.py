@@ -18,7 +18,8 @@ from cnap_runner.errors import ArchiveInvalid
 from cnap_runner.runner.archives.listener import ArchiveListener
 from cnap_runner.runner.archives.manifest import END, MANIFEST, Entry, Manifest, Tally
 from cnap_runner.runner.archives.packing import Stopped
-from cnap_runner.runner.archives.unpacking import Target, read_manifest, unpack
+from cnap_runner.runner.archives.reading import read_manifest
+from cnap_runner.runner.archives.unpacking import Target, unpack
 
 MIB = 1 << 20
 
