@@ -12,7 +12,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
-from cnap_runner.opencode.turn import FIRST_PAGE
+from cnap_runner.opencode.sessions import FIRST_PAGE
 
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Final, Literal, NoReturn, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import quote
 
 import anyio
@@ -21,32 +20,25 @@ from cnap_runner.aio.both import both
 from cnap_runner.errors import (
     AnswerNotPending,
     ServerNotReady,
-    ServerRefusedPassword,
     ServerRejected,
-    ServerUnreachable,
-    SessionNotFound,
     UnsupportedServerVersion,
 )
 from cnap_runner.model.mcp import McpState
-from cnap_runner.opencode.bounds import BoundedTransport, parse_json
+from cnap_runner.opencode.bounds import BoundedTransport
 from cnap_runner.opencode.events import PermissionAsked, QuestionAsked, parse_permission, parse_question
+from cnap_runner.opencode.trouble import SettingsRefused, json_of, refuse, translated
+from cnap_runner.opencode.version import check_version
 from cnap_runner.opencode.wire import (
     Prompt,
     SessionMessage,
     as_list,
     as_object,
     id_of,
-    parse_failure,
     parse_message,
-    parse_settings_trouble,
     text_of,
 )
 
 USER: Final = "opencode"
-MIN_VERSION: Final = (1, 18, 0)
-"""The oldest server this package was tested with, inclusive."""
-MAX_VERSION: Final = (2, 0, 0)
-"""The first that speaks another contract, exclusive: its events have other names and shapes."""
 CALL_TIMEOUT: Final = timedelta(seconds=30)
 """For one call. Each takes milliseconds, but a starved server may take seconds."""
 SILENCE: Final = timedelta(seconds=25)
@@ -56,18 +48,6 @@ OPENING: Final = timedelta(seconds=10)
 """For a stream to open. It takes milliseconds, or a second in a fresh process; one that boots may take the request and never answer."""
 
 Wrap = Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport]
-
-_LONGEST_QUOTE = 300
-
-
-class ConnectionLost(ServerUnreachable):
-    """The connection broke after the request may have left: whether the server got it is not known."""
-
-
-class SettingsRefused(ServerRejected):
-    """The server cannot read its settings. It never will, until its process is started anew."""
-
-    code = "settings_refused"
 
 
 class OpenCodeClient:
@@ -142,7 +122,7 @@ class OpenCodeClient:
     async def create_session(self, *, title: str) -> str:
         """Make a session and return its id. With a title of ours no model is asked for one."""
         response = await self._request("POST", "/session", body={"title": title})
-        return id_of(as_object(_json(response), "session"), "id", "session")
+        return id_of(as_object(json_of(response), "session"), "id", "session")
 
     async def is_busy(self, session_id: str) -> bool:
         """Whether a turn of the session is under way, waiting for a retry included.
@@ -234,22 +214,22 @@ class OpenCodeClient:
     async def _events(self, silence: timedelta) -> AsyncIterator[AsyncIterator[str]]:
         timeout = httpx.Timeout(OPENING.total_seconds(), read=silence.total_seconds())
         async with AsyncExitStack() as stack:
-            with _translated():
+            with translated():
                 connection = httpx_sse.aconnect_sse(self._http, "GET", "/event", timeout=timeout)
                 with anyio.fail_after(OPENING.total_seconds()):
                     source = await stack.enter_async_context(connection)
                 if source.response.status_code != httpx.codes.OK:
                     await source.response.aread()
-                    _refuse(source.response)
+                    refuse(source.response)
             yield _texts(source)
 
     async def _get_json(
         self, path: str, *, params: Mapping[str, int] | None = None, timeout: timedelta | None = None
     ) -> Any:
         if timeout is None:
-            return _json(await self._request("GET", path, params=params))
+            return json_of(await self._request("GET", path, params=params))
         with anyio.move_on_after(timeout.total_seconds()):
-            return _json(await self._request("GET", path, params=params))
+            return json_of(await self._request("GET", path, params=params))
         raise ServerNotReady(f"The server did not answer {path} within {timeout.total_seconds():g} s.")
 
     async def _reply(self, path: str, body: Mapping[str, Any] | None) -> None:
@@ -264,7 +244,7 @@ class OpenCodeClient:
         self, method: str, path: str, *, params: Mapping[str, int] | None = None, body: Mapping[str, Any] | None = None
     ) -> httpx.Response:
         request = self._made(method, path, params=params, body=body)
-        with _translated():
+        with translated():
             # Straight to the transport: what a client adds, such as cookies, redirects and proxies, we have no use for, and it
             # takes as long as the rest of the request.
             response = await self._transport.handle_async_request(request)
@@ -274,7 +254,7 @@ class OpenCodeClient:
             finally:
                 await response.aclose()
         if not response.is_success:
-            _refuse(response)
+            refuse(response)
         return response
 
     def _made(
@@ -291,72 +271,11 @@ class OpenCodeClient:
         )
 
 
-def check_version(version: str) -> None:
-    """Raise `UnsupportedServerVersion` unless the version is within both bounds."""
-    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
-    low, high = (".".join(map(str, bound)) for bound in (MIN_VERSION, MAX_VERSION))
-    if match is None:
-        raise UnsupportedServerVersion(f"The server does not tell its version (supported: {low} up to below {high}).")
-    if not MIN_VERSION <= tuple(int(number) for number in match.groups()) < MAX_VERSION:
-        raise UnsupportedServerVersion(f"OpenCode {version[:40]} is not supported, only {low} up to below {high}.")
-
-
-class _translated:  # noqa: N801 - used like a function
-    """Translates httpx's errors. A class, not a generator: it stands on the path of every request and event."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol):
-            raise ServerUnreachable(f"The server does not answer ({_reason(error)}).") from error
-        if isinstance(error, httpx.TransportError | TimeoutError):
-            raise ConnectionLost(f"The connection to the server broke ({_reason(error)}).") from error
-        if isinstance(error, httpx.DecodingError | httpx_sse.SSEError | UnicodeDecodeError):
-            raise ServerRejected("The server's answer cannot be decoded.") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error)[:_LONGEST_QUOTE] or type(error).__name__
-
-
 async def _texts(source: httpx_sse.EventSource) -> AsyncIterator[str]:
-    with _translated():
+    with translated():
         async for event in source.aiter_sse():
             if event.data:
                 yield event.data
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return parse_json(response.content)
-    except ValueError as error:
-        raise ServerRejected(
-            f"The server answered {response.request.url.path} with something that is no JSON."
-        ) from error
-
-
-def _refuse(response: httpx.Response) -> NoReturn:
-    """Raise the error that a response of another status than success means."""
-    status, path = response.status_code, response.request.url.path
-    if status == httpx.codes.UNAUTHORIZED:
-        raise ServerRefusedPassword("OpenCode does not accept the password.")
-    try:
-        error = parse_json(response.content)
-    except ValueError:
-        error = None
-    if (trouble := parse_settings_trouble(error)) is not None:
-        raise SettingsRefused(
-            f"OpenCode cannot read its settings: {trouble}.",
-            hint="Correct the agent's opencode, mcp or opencode_files.",
-        )
-    failure = parse_failure(error)
-    said = "" if failure is None else f": {failure.name}: {failure.message[:_LONGEST_QUOTE]}"
-    if status == httpx.codes.NOT_FOUND and failure is not None and path.startswith("/session/"):
-        raise SessionNotFound(f"OpenCode does not know the session{said}.")
-    raise ServerRejected(f"OpenCode answered {response.request.method} {path} with {status}{said}.", status=status)
 
 
 def _authorization(password: str) -> str:

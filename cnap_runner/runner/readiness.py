@@ -10,7 +10,8 @@ from datetime import timedelta
 import anyio
 
 from cnap_runner.errors import InstanceExited, ServerNotReady, ServerUnreachable
-from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient
+from cnap_runner.opencode.client import OpenCodeClient
+from cnap_runner.opencode.trouble import ConnectionLost
 
 FIRST_PAUSE = 0.005
 LONGEST_PAUSE = 0.05

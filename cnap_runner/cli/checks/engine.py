@@ -51,7 +51,7 @@ def _check_docker_image(tag: str) -> list[Finding]:
     from cnap_runner.errors import ImageNotFound
     from cnap_runner.image.context import OPENCODE_LABEL
     from cnap_runner.image.engine import connected, find_image
-    from cnap_runner.opencode.client import check_version
+    from cnap_runner.opencode.version import check_version
 
     try:
         with connected() as engine:

@@ -14,7 +14,7 @@ from datetime import timedelta
 import anyio
 
 from cnap_runner.errors import ServerError
-from cnap_runner.opencode.turn import Rest, at_rest
+from cnap_runner.opencode.sessions import Rest, at_rest
 from cnap_runner.runner.boot import LastTurn, LiveInstance
 from cnap_runner.store.base import Intent, TurnContext
 

@@ -15,7 +15,7 @@ from cnap_runner.errors import (
 )
 from cnap_runner.model.counts import QUEUE_WAIT
 from cnap_runner.model.run import RunRequest, RunState
-from cnap_runner.opencode.turn import prepare
+from cnap_runner.opencode.sessions import prepare
 from cnap_runner.opencode.wire import FilePart
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install

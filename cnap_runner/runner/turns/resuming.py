@@ -9,7 +9,8 @@ from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.run import Outcome, RunError, RunRecord, Usage
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.opencode.repair import mend
-from cnap_runner.opencode.turn import TurnEnd, read_turn
+from cnap_runner.opencode.sessions import read_turn
+from cnap_runner.opencode.turn import TurnEnd
 from cnap_runner.opencode.verdict import Standing, is_later, judge, total_usage
 from cnap_runner.opencode.wire import Prompt, SessionMessage
 from cnap_runner.runner.boot import LiveInstance

@@ -20,7 +20,8 @@ from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.opencode.client import OpenCodeClient
-from cnap_runner.opencode.turn import Turn, TurnEnd, was_sent
+from cnap_runner.opencode.sessions import was_sent
+from cnap_runner.opencode.turn import Turn, TurnEnd
 from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install

@@ -20,8 +20,10 @@ from cnap_runner.errors import (
     UnsupportedServerVersion,
 )
 from cnap_runner.model.mcp import McpState
-from cnap_runner.opencode.client import ConnectionLost, OpenCodeClient, SettingsRefused, check_version
+from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.events import PermissionAsked, QuestionAsked, ServerEvent, SessionStatus, parse_event
+from cnap_runner.opencode.trouble import ConnectionLost, SettingsRefused
+from cnap_runner.opencode.version import check_version
 from cnap_runner.opencode.wire import FilePart, Prompt
 from cnap_runner.testing.fake_opencode import (
     Ask,

@@ -8,7 +8,7 @@ import anyio
 
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.repair import mend
-from cnap_runner.opencode.turn import prepare
+from cnap_runner.opencode.sessions import prepare
 from cnap_runner.opencode.wire import Prompt
 from cnap_runner.testing.fake_opencode import FakeOpenCode
 from cnap_runner.testing.fake_opencode.script import Say, UseTool

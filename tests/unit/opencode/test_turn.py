@@ -31,7 +31,8 @@ from cnap_runner.model.events import (
 from cnap_runner.model.run import Outcome, Usage
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.opencode.feed import Backoff, SharedFeed
-from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming, prepare, was_sent
+from cnap_runner.opencode.sessions import prepare, was_sent
+from cnap_runner.opencode.turn import Turn, TurnEnd, TurnTiming
 from cnap_runner.opencode.wire import Prompt
 from cnap_runner.testing.fake_opencode import (
     Ask,
