@@ -30,7 +30,7 @@ def test_a_result_is_plain_json() -> None:
     shown = json.loads(json.dumps(plain(result)))
     assert shown["outcome"] == "failed"
     assert (shown["started_at"], shown["duration"]) == ("2026-01-02T00:00:00+00:00", 1.5)
-    assert shown["error"] == {"code": "provider_error", "message": "no", "retryable": False}
+    assert shown["error"] == {"code": "provider_error", "message": "no", "retryable": False, "tool": None}
 
 
 @pytest.mark.parametrize(
