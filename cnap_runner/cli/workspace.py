@@ -54,7 +54,7 @@ def size(ctx: typer.Context, agent: Agent, is_json: Json = False) -> None:
 
 async def _size(settings: Settings, agent_id: str, is_json: bool, _: Interrupts) -> None:
     from cnap_runner.cli.output import write, write_json
-    from cnap_runner.runner.workspaces.quota import in_words
+    from cnap_runner.runner.workspaces.quota_words import in_words
 
     async with install.opened(settings) as manager:
         info = await manager.measure_workspace(agent_id)
@@ -145,7 +145,7 @@ async def _fix(settings: Settings, agent_id: str, _: Interrupts) -> None:
 
 def _show(found: list[WorkspaceInfo], *, is_json: bool) -> None:
     from cnap_runner.cli.output import print_table, spell, table, write_json
-    from cnap_runner.runner.workspaces.quota import in_words
+    from cnap_runner.runner.workspaces.quota_words import in_words
 
     if is_json:
         write_json([_plain(info) for info in found], indent=2)

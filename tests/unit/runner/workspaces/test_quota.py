@@ -14,8 +14,8 @@ from cnap_runner import AgentSpec, Resources, RunnerManager, RunnerStatus, RunRe
 from cnap_runner.errors import BackendError, QuotaExceeded
 from cnap_runner.model.instance import InstanceStatus
 from cnap_runner.model.journal import DecisionKind
-from cnap_runner.runner.workspaces import disk, quota
-from cnap_runner.runner.workspaces.quota import in_words
+from cnap_runner.runner.workspaces import disk, gauge, halting, quota
+from cnap_runner.runner.workspaces.quota_words import in_words
 from cnap_runner.testing.fake_opencode import Hold, Say
 
 Ask = Callable[..., RunRequest]
@@ -112,8 +112,8 @@ async def test_short_turns_are_not_measured_one_by_one(
         count.append(1)
         return await real(*arguments)
 
-    monkeypatch.setattr(quota, "measure", counted)
-    monkeypatch.setattr(quota, "pause_between_measurements", lambda _: timedelta(hours=1))
+    monkeypatch.setattr(gauge, "measure", counted)
+    monkeypatch.setattr(gauge, "pause_between_measurements", lambda _: timedelta(hours=1))
     runner = await manager.create_runner(spec)
     for _ in range(10):
         assert (await runner.run(ask())).success
@@ -134,7 +134,7 @@ async def test_a_turn_that_passes_the_ceiling_is_frozen_and_aborted(
             await real(ref)
 
         monkeypatch.setattr(house.backend, name, noted)
-    monkeypatch.setattr(quota, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(halting, "SETTLE_SECONDS", 0.05)
     await manager.create_runner(small)
     house.script([Hold()])
     result = await grow_during(manager, house, ask, 30)
@@ -170,7 +170,7 @@ async def test_what_goes_on_growing_after_its_turn_is_stopped(
     manager: RunnerManager, house: Any, small: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process in the background that no abort ends: the instance is stopped, and says why."""
-    monkeypatch.setattr(quota, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(halting, "SETTLE_SECONDS", 0.3)
     await manager.create_runner(small)
     house.script([Hold()])
     result = await grow_during(manager, house, ask, 30)
@@ -187,15 +187,11 @@ async def test_who_fills_the_disk_between_turns_is_stopped(
     manager: RunnerManager, house: Any, small: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch, *, is_writing: bool
 ) -> None:
     """A process that outlives its turn writes where nobody waits for anything. One that only has much, and writes no more, stays."""
-    for name, value in (
-        ("LOOK_SECONDS", 0.05),
-        ("IDLE_LOOK_SECONDS", 0.05),
-        ("NOTICED_BYTES", MIB),
-        ("SETTLE_SECONDS", 0.3),
-    ):
+    for name, value in (("LOOK_SECONDS", 0.05), ("IDLE_LOOK_SECONDS", 0.05), ("NOTICED_BYTES", MIB)):
         monkeypatch.setattr(quota, name, value)
+    monkeypatch.setattr(halting, "SETTLE_SECONDS", 0.3)
     room = [10**12]
-    monkeypatch.setattr(quota, "free_bytes", lambda _: room[0])
+    monkeypatch.setattr(gauge, "free_bytes", lambda _: room[0])
     await manager.create_runner(small)
     assert (await (await manager.get_runner("alice")).run(ask())).success
     fill(house.data_dir / "workspace" / "alice", 30)
@@ -215,8 +211,8 @@ async def test_a_nearly_full_disk_ends_turns_and_begins_none(
 ) -> None:
     """The host's reserve is the host's, whoever took the rest."""
     room = [10**12]
-    monkeypatch.setattr(quota, "free_bytes", lambda _: room[0])
-    monkeypatch.setattr(quota, "SETTLE_SECONDS", 0.05)
+    monkeypatch.setattr(gauge, "free_bytes", lambda _: room[0])
+    monkeypatch.setattr(halting, "SETTLE_SECONDS", 0.05)
     async with house.manager(host_reserve_mb=100) as manager:
         runner = await manager.create_runner(spec)
         house.script([Hold()])
