@@ -60,8 +60,11 @@ class Harm:
 
     async def go_on(self, agents: list[str], until: asyncio.Event) -> None:
         """Let it do harm, some answers after the one before, and keep the account of it."""
-        while not until.is_set():
-            await self._crew.until_answers(self._chance.randint(1, 2 * len(agents)), at_most=LONGEST_REST)
+        while True:
+            count = self._chance.randint(1, 2 * len(agents))
+            await self._crew.until_answers(count, at_most=LONGEST_REST, unless=until)
+            if until.is_set():
+                return
             self.tell("strike")
             while "done" not in (said := await self._next()):
                 self._note(said, agents)

@@ -146,12 +146,12 @@ class Crew:
         while not set(agents) <= {ending.order.agent_id for ending in self.endings if ending.is_success}:
             await asyncio.sleep(0.2)
 
-    async def until_answers(self, count: int, *, at_most: float) -> None:
-        """Wait for so many more answers, so that harm keeps the pace of the machine; or for so many seconds."""
+    async def until_answers(self, count: int, *, at_most: float, unless: asyncio.Event) -> None:
+        """Wait for so many more answers, so that harm keeps the pace of the machine; or for so many seconds, or for this event."""
         enough = len(self.endings) + count
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(at_most):
-                while len(self.endings) < enough:
+                while len(self.endings) < enough and not unless.is_set():
                     await asyncio.sleep(0.2)
 
     async def _carry_out(self, order: Order) -> Ending:
