@@ -27,6 +27,9 @@ from cnap_runner.testing.private_engine import PrivateEngine
 from tests.chaos.places import DISK_MB, ENGINE, IMAGE, Places
 
 
+MIB = 1 << 20
+
+
 def say(**line: Any) -> None:
     """Say a line, to whoever still listens."""
     with contextlib.suppress(BrokenPipeError):
@@ -192,10 +195,14 @@ class Trouble:
         left = self._chance.choice([0, 0, 100 << 20])
         size = shutil.disk_usage(self._places.disk).free - left
         self._done("disk full")
-        with self._places.ballast.open("wb") as ballast:
-            os.posix_fallocate(ballast.fileno(), 0, max(size, 1))
-        await asyncio.sleep(self._chance.uniform(2, 5))
-        self._places.ballast.unlink()
+        try:
+            with self._places.ballast.open("wb") as ballast, contextlib.suppress(OSError):
+                # Piece by piece: others write meanwhile, and what does not fit at once would not be taken at all.
+                for _ in range(0, size, MIB):
+                    os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, MIB)
+            await asyncio.sleep(self._chance.uniform(2, 5))
+        finally:
+            self._places.ballast.unlink()
 
 
 async def main(folder: str, seed: str) -> None:
