@@ -26,7 +26,6 @@ from cnap_runner.testing.engine_proxy import EngineProxy
 from cnap_runner.testing.private_engine import PrivateEngine
 from tests.chaos.places import DISK_MB, ENGINE, IMAGE, Places
 
-
 MIB = 1 << 20
 
 
