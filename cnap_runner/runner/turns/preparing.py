@@ -10,6 +10,7 @@ from cnap_runner.errors import (
     QuotaExceeded,
     RunAborted,
     RunTimedOut,
+    ServerRefusedPassword,
     ServerUnreachable,
     SessionNotFound,
 )
@@ -63,8 +64,8 @@ class Preparation:
         await self._telling.tell_state(RunState.STARTING)
         try:
             return await self._find_session(request, files, claimed)
-        except ServerUnreachable:
-            # It may have died a moment ago, and the watch has not told yet: look at it anew, once. The run stands on it no longer: where
+        except (ServerUnreachable, ServerRefusedPassword):
+            # It may have died a moment ago, and the watch has not told yet, or another one is where it was: look at it anew, once. The run stands on it no longer: where
             # it only cannot be reached, it is about to be ended for that.
             active.instance_id = None
             await self._instances.distrust(active.run.agent_id)
