@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-import anyio
 import anyio.to_thread
 from docker import APIClient
 
 from cnap_runner.backends.base import Backend, OnAddress
 from cnap_runner.backends.docker.address import engine_address
 from cnap_runner.backends.docker.delivery import deliver
-from cnap_runner.backends.docker.engine import ANSWER_SECONDS, Engine
+from cnap_runner.backends.docker.ending import exited, remove_container, stop_container
+from cnap_runner.backends.docker.engine import Engine
 from cnap_runner.backends.docker.facts import AGENT_ID, EngineFacts, engine_facts
 from cnap_runner.backends.docker.finding import find, observe_all
+from cnap_runner.backends.docker.freezing import freeze, thaw
 from cnap_runner.backends.docker.hardware import hardware_options
 from cnap_runner.backends.docker.launch import start_with_input
 from cnap_runner.backends.docker.networks import InstallNetworks
 from cnap_runner.backends.docker.options import LAYOUT, container_config, container_name, limit_options
-from cnap_runner.backends.docker.output import last_words, log_lines, run_command
+from cnap_runner.backends.docker.output import log_lines, run_command
 from cnap_runner.backends.docker.reports import held_memory, observation, resource_usage
 from cnap_runner.backends.docker.trouble import EngineRefusal, translated
 from cnap_runner.backends.docker.watch import watch
@@ -36,7 +36,6 @@ from cnap_runner.model.instance import (
     InstanceEvent,
     InstanceRef,
     InstanceSpec,
-    InstanceStatus,
     Layout,
     Limits,
     LogLine,
@@ -46,9 +45,6 @@ from cnap_runner.model.instance import (
     ResourceUsage,
 )
 
-LAST_WORDS = 5
-"""Lines of output quoted when an instance ends at once."""
-_FREEZE_PAUSES = (0.1, 0.3, 0.5)
 _NOT_FOUND = 404
 _CONFLICT = 409
 CAPABILITIES = Capabilities(
@@ -167,7 +163,7 @@ class DockerBackend(Backend):
                 raise
         seen = await self.inspect(ref)
         if not seen.is_live:
-            raise await self._exited(seen)
+            raise await exited(self._engine, seen)
         if seen.endpoint is None:
             raise InstanceStartFailed(f"The engine published no port for {ref.instance_id}.")
         return seen.endpoint
@@ -193,35 +189,21 @@ class DockerBackend(Backend):
     async def stop(self, ref: InstanceRef, *, grace: timedelta) -> None:
         """End a container. The engine thaws a paused one itself."""
         with translated(f"Stopping {ref.instance_id} failed"):
-            try:
-                await self._engine.post(
-                    f"/containers/{ref.handle}/stop",
-                    params={"t": math.ceil(grace.total_seconds())},
-                    wait_seconds=grace.total_seconds() + ANSWER_SECONDS,
-                )
-            except EngineRefusal as refusal:
-                if refusal.status != _NOT_FOUND:
-                    raise
+            await stop_container(self._engine, ref, grace=grace)
 
     async def remove(self, ref: InstanceRef, *, grace: timedelta) -> None:
         """End and remove a container, with the anonymous volumes its image may have asked for; folders are never touched."""
         await self.stop(ref, grace=grace)
         with translated(f"Removing {ref.instance_id} failed"):
-            try:
-                await self._engine.ask(lambda sdk: sdk.remove_container(ref.handle, v=True, force=True))
-            except EngineRefusal as refusal:
-                if refusal.status == _CONFLICT and "already in progress" in refusal.message:
-                    await self._wait_until_removed(ref)
-                elif refusal.status != _NOT_FOUND:
-                    raise
+            await remove_container(self._engine, ref)
 
     async def pause(self, ref: InstanceRef) -> None:
         """Freeze a container."""
-        await self._change(ref, lambda sdk: sdk.pause(ref.handle), wanted=InstanceStatus.PAUSED)
+        await freeze(self._engine, ref)
 
     async def resume(self, ref: InstanceRef) -> None:
         """Thaw a container."""
-        await self._change(ref, lambda sdk: sdk.unpause(ref.handle), wanted=InstanceStatus.RUNNING)
+        await thaw(self._engine, ref)
 
     async def inspect(self, ref: InstanceRef) -> Observation:
         """Report one container."""
@@ -289,40 +271,6 @@ class DockerBackend(Backend):
         # Of one that ends in this moment an engine says nothing at all.
         said: dict[str, Any] = response.json() if response.content.strip() else {}
         return said
-
-    async def _change(self, ref: InstanceRef, change: Callable[[APIClient], None], *, wanted: InstanceStatus) -> None:
-        """Pause or resume; what the engine refuses because it is so already is no error.
-
-        On cgroup v1 the kernel may fail to freeze processes that it is just making; a moment later it can.
-        """
-        for pause in (*_FREEZE_PAUSES, None):
-            with translated(f"Making {ref.instance_id} {wanted} failed"):
-                try:
-                    return await self._engine.ask(change)
-                except EngineRefusal as refusal:
-                    seen = observation(await self._engine.ask(lambda sdk: sdk.inspect_container(ref.handle)))
-                    if not seen.is_live:
-                        raise await self._exited(seen) from refusal
-                    if seen.status is wanted:
-                        return None
-                    if pause is None or "freeze" not in refusal.message:
-                        raise
-            await anyio.sleep(pause)
-        return None
-
-    async def _exited(self, seen: Observation) -> InstanceExited:
-        words = await last_words(self._engine, seen.ref.handle, count=LAST_WORDS)
-        how = "was never started" if seen.status is InstanceStatus.CREATED else f"ended with exit code {seen.exit_code}"
-        why = " (out of memory)" if seen.is_oom_killed else ""
-        said = f"; its last words: {words}" if words else ""
-        return InstanceExited(f"Instance {seen.ref.instance_id} {how}{why}{said}.")
-
-    async def _wait_until_removed(self, ref: InstanceRef) -> None:
-        try:
-            await self._engine.post(f"/containers/{ref.handle}/wait", params={"condition": "removed"})
-        except EngineRefusal as refusal:
-            if refusal.status != _NOT_FOUND:
-                raise
 
 
 def _create_container(sdk: APIClient, *, name: str, config: dict[str, Any]) -> str:
