@@ -16,9 +16,12 @@ from cnap_runner.cli.running import run_async
 from cnap_runner.errors import RunnerNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from cnap_runner.cli.exits import ExitCode
     from cnap_runner.cli.interrupts import Interrupts
     from cnap_runner.cli.printing import Printer
+    from cnap_runner.controller import Tasks
     from cnap_runner.model.task import TaskMessage, TaskRecord
     from cnap_runner.settings import Settings
 
@@ -102,43 +105,27 @@ async def _send(settings: Settings, task_id: str, prompt: str | None, printer: P
 @app.command(cls=Command)
 def cancel(ctx: typer.Context, task: Task) -> None:
     """End a task: its turn is aborted, whoever drives it, and no other follows."""
-    run_async(partial(_cancel, settings_of(ctx), task))
-
-
-async def _cancel(settings: Settings, task_id: str, _: Interrupts) -> None:
-    from cnap_runner.controller import Tasks
-
-    async with install.opened(settings) as manager:
-        await Tasks(manager).cancel(task_id)
-        note(f"task {task_id} is canceled")
+    run_async(partial(_change, settings_of(ctx), lambda tasks: tasks.cancel(task), f"task {task} is canceled"))
 
 
 @app.command(cls=Command)
 def complete(ctx: typer.Context, task: Task) -> None:
     """Say that a task is done. The agent's container ends with its last task; files and session stay."""
-    run_async(partial(_complete, settings_of(ctx), task))
-
-
-async def _complete(settings: Settings, task_id: str, _: Interrupts) -> None:
-    from cnap_runner.controller import Tasks
-
-    async with install.opened(settings) as manager:
-        await Tasks(manager).complete(task_id)
-        note(f"task {task_id} is completed")
+    run_async(partial(_change, settings_of(ctx), lambda tasks: tasks.complete(task), f"task {task} is completed"))
 
 
 @app.command(cls=Command)
 def rm(ctx: typer.Context, task: Task) -> None:
     """Hide a task that is not running. Its id is never used again; its runs stay in the ledger."""
-    run_async(partial(_rm, settings_of(ctx), task))
+    run_async(partial(_change, settings_of(ctx), lambda tasks: tasks.delete(task), f"task {task} is removed"))
 
 
-async def _rm(settings: Settings, task_id: str, _: Interrupts) -> None:
+async def _change(settings: Settings, change: Callable[[Tasks], Awaitable[object]], said: str, _: Interrupts) -> None:
     from cnap_runner.controller import Tasks
 
     async with install.opened(settings) as manager:
-        await Tasks(manager).delete(task_id)
-        note(f"task {task_id} is removed")
+        await change(Tasks(manager))
+        note(said)
 
 
 @app.command(cls=Command)
