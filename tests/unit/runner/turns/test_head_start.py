@@ -7,9 +7,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import anyio
 import pytest
 
-from cnap_runner import AgentSpec, RunnerManager, RunRequest
+from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest, RunState, StatusCallback
 from cnap_runner.errors import InsufficientResources
 from cnap_runner.runner.turns import runs as runs_module
 from cnap_runner.runner.turns.head_start import Claimed, HeadStart, take_head_start
@@ -160,3 +161,21 @@ async def test_a_turn_that_never_left_gives_its_agent_back(
     assert run.result.error.code == "not_sent"
     assert (await manager.get_runner("alice")).status == "ready"
     assert (await runner.run(ask("three"))).success
+
+
+async def test_a_caller_that_leaves_a_claimed_turn_at_once_leaves_a_ready_runner(
+    manager: RunnerManager, spec: AgentSpec, ask: Ask
+) -> None:
+    """That the prompt is about to leave was written with the entry; given up before anything else, the runner is as it was."""
+    runner = await manager.create_runner(spec)
+    assert (await runner.run(ask())).success
+    with anyio.CancelScope() as scope:
+
+        class Leaving(StatusCallback):
+            async def on_status_change(self, _task_id: str, _status: RunState, /) -> None:
+                scope.cancel()
+                await anyio.sleep_forever()
+
+        await runner.run(ask("again"), Leaving())
+    assert scope.cancelled_caught
+    assert (await manager.get_runner("alice")).status is RunnerStatus.READY
