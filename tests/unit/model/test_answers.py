@@ -1,6 +1,7 @@
 """What an agent's rules say about what it asks."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -75,12 +76,16 @@ def test_a_question_has_an_answer_or_is_asked_or_rejected() -> None:
 
 def test_what_waits_is_told_in_a_line() -> None:
     """A permission by its name and subjects, questions by their words."""
-    some = {"request_id": "r", "agent_id": "a", "run_id": "r", "instance_id": "i"}
-    when = {"asked_at": NOW, "deadline_at": NOW + timedelta(minutes=5)}
     permission = PendingAnswer(
-        **some, kind=AnswerKind.PERMISSION, asked={"permission": "bash", "patterns": ["ls", "rm x"]}, **when
+        request_id="r",
+        agent_id="a",
+        run_id="r",
+        instance_id="i",
+        kind=AnswerKind.PERMISSION,
+        asked={"permission": "bash", "patterns": ["ls", "rm x"]},
+        asked_at=NOW,
+        deadline_at=NOW + timedelta(minutes=5),
     )
-    question = PendingAnswer(
-        **some, kind=AnswerKind.QUESTION, asked={"questions": [{"question": "Red?"}, {"question": "Blue?"}]}, **when
-    )
+    asked = {"questions": [{"question": "Red?"}, {"question": "Blue?"}]}
+    question = replace(permission, kind=AnswerKind.QUESTION, asked=asked)
     assert (permission.text, question.text) == ("bash: ls, rm x", "Red? / Blue?")
