@@ -17,6 +17,8 @@ GAVE_UP = "The manager that drove its turn ended before the prompt was sent."
 
 _BUSY_STATES = frozenset({TaskState.PENDING, TaskState.RUNNING, TaskState.WAITING})
 """States in which a task still wants its agent's container. A failed one may lie about for ever."""
+_SETTLED_STATES = frozenset({TaskState.WAITING, TaskState.FAILED})
+"""States that the end of a turn brings about. A task that was canceled stays so, which was told then."""
 
 
 class Tasks:
@@ -91,8 +93,12 @@ class Tasks:
         await self._move(task_id, TaskState.DELETED, None)
 
     async def settle(self) -> list[TaskRecord]:
-        """Settle the turns of dead managers whose runs have ended; return the tasks whose runs have not."""
-        return await self._store.settle_turns(self._install.is_alive, reason=GAVE_UP, at=self._install.now())
+        """Settle the turns of dead managers whose runs have ended, and tell of them; return the tasks whose runs have not."""
+        found = await self._store.settle_turns(self._install.is_alive, reason=GAVE_UP, at=self._install.now())
+        for task in found:
+            if task.owner is None and task.state in _SETTLED_STATES:
+                await self.news.changed(task)
+        return [task for task in found if task.owner is not None]
 
     async def _move(self, task_id: str, state: TaskState, reason: str | None) -> TaskRecord:
         before = await self._store.get(check_id(task_id))

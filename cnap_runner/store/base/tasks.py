@@ -45,7 +45,10 @@ class TaskStore(ABC):
 
     @abstractmethod
     async def settle_turns(self, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-        """Settle the turns of all owners that are not alive, as `end_turn` does; return the tasks whose runs have not ended yet."""
+        """Settle the turns of all owners that are not alive, as `end_turn` does; return their tasks as they then are.
+
+        One whose run has not ended yet still has its owner. Each is returned without one once: by whoever settled it.
+        """
 
     @abstractmethod
     async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:

@@ -116,11 +116,10 @@ def end_turn(tx: sa.Connection, task_id: str, *, owner: str, reason: str, at: da
 
 
 def settle_turns(tx: sa.Connection, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-    """Settle the turns of dead owners; return the tasks whose runs have not ended."""
+    """Settle the turns of dead owners; return their tasks as they then are."""
     driven = [_task(row) for row in tx.execute(_DRIVEN)]
     alive = {owner: is_alive(owner) for owner in {task.owner or "" for task in driven}}
-    settled = [_settle(tx, task, reason=reason, at=at) for task in driven if not alive[task.owner or ""]]
-    return [task for task in settled if task.owner is not None]
+    return [_settle(tx, task, reason=reason, at=at) for task in driven if not alive[task.owner or ""]]
 
 
 def has_abandoned(tx: sa.Connection, is_alive: IsAlive) -> bool:

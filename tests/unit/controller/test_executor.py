@@ -232,6 +232,21 @@ async def test_a_turn_whose_manager_died_before_its_entry_was_not_sent(manager: 
     assert house.prompts == ["one"]
 
 
+async def test_the_end_of_a_dead_managers_turn_is_told_once(
+    executor: Executor, manager: RunnerManager, heard: Heard
+) -> None:
+    """By the process that settles it; a task that was canceled stays so, and nothing is told of its turn."""
+    for task_id in ("t", "u"):
+        await executor.tasks.create("alice", "one", task_id=task_id)
+        store, now = manager.parts.install.store.tasks, datetime.now(UTC)
+        await store.begin_turn(task_id, None, allowed=OPEN_STATES, owner=GONE, at=now)
+    await store.move("u", TaskState.CANCELED, reason=None, at=now)
+    heard.all.clear()
+    assert (await executor.tasks.get("t")).state is TaskState.FAILED
+    assert (await executor.tasks.get("u")).owner is None
+    assert heard.states == [("t", "failed")]
+
+
 async def test_a_turn_that_ended_after_its_manager_is_settled_from_the_ledger(
     manager: RunnerManager, house: House
 ) -> None:

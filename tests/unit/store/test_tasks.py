@@ -132,7 +132,7 @@ async def test_only_what_certainly_was_not_sent_goes_with_the_next_turn(
 async def test_turns_of_dead_owners_are_settled_from_the_ledger(
     store: SqlStore, begin: Begin, send: Send, ending: Callable[..., RunResult], living: set[str], now: datetime
 ) -> None:
-    """A living owner's turn is never touched; a dead one's is settled as soon as its run has ended."""
+    """A living owner's turn is never touched; a dead one's is settled as soon as its run has ended, and returned so once."""
     is_alive = living.__contains__
     run = await send(await begin(owner="m2"))
     assert await store.tasks.settle_turns(is_alive, reason=GONE, at=now) == []
@@ -141,8 +141,10 @@ async def test_turns_of_dead_owners_are_settled_from_the_ledger(
     (unfinished,) = await store.tasks.settle_turns(is_alive, reason=GONE, at=now)
     assert (unfinished.task_id, unfinished.owner) == ("t", "m2")
     await store.finish_run(run, ending(run), runner=None, at=now)
+    (settled,) = await store.tasks.settle_turns(is_alive, reason=GONE, at=now)
+    assert (settled.state, settled.owner) == (TaskState.WAITING, None)
+    assert settled == await store.tasks.get("t")
     assert await store.tasks.settle_turns(is_alive, reason=GONE, at=now) == []
-    assert (await store.tasks.get("t")).state is TaskState.WAITING
 
 
 async def test_a_canceled_task_stays_canceled_when_its_turn_ends(
