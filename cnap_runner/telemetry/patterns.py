@@ -52,7 +52,11 @@ def _no_shell_folder() -> str:
 
 _TOKENS = re.compile(
     r"""(?<![A-Za-z0-9])(?:
-        sk-(?=[A-Za-z0-9_-]{0,256}\d)[A-Za-z0-9_-]{16,}
+        # These two may fail after all of their characters, so they begin only where such characters do: each is looked at once.
+        (?<![_-])(?:
+            sk-(?=[A-Za-z0-9_-]{0,256}\d)[A-Za-z0-9_-]{16,}
+          | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}
+        )
       | gh[pousr]_[A-Za-z0-9]{20,}
       | github_pat_[A-Za-z0-9_]{20,}
       | glpat-[A-Za-z0-9_-]{20,}
@@ -61,7 +65,6 @@ _TOKENS = re.compile(
       | AIza[0-9A-Za-z_-]{30,}
       | npm_[A-Za-z0-9]{36}
       | hf_[A-Za-z0-9]{30,}
-      | eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}
     )""",
     re.VERBOSE,
 )

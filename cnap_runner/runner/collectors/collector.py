@@ -15,6 +15,7 @@ from cnap_runner.aio.shield import shielded
 from cnap_runner.errors import InstanceNotFound
 from cnap_runner.model.instance import InstanceRef, LogLine
 from cnap_runner.runner.collectors.budget import Budget
+from cnap_runner.runner.collectors.line_text import line_text
 from cnap_runner.runner.collectors.resumption import Resumption
 from cnap_runner.runner.collectors.scribe import Scribe
 from cnap_runner.runner.collectors.segments import END, OURS, SegmentWriter, Standing, encode, segments_in, standing_of
@@ -131,9 +132,9 @@ class Collector:
 
     def store(self) -> None:
         """Write the batch, redacted; look at the server's own log now and then. What goes wrong is settled later."""
-        redact = self._install.redactor.redact
+        redactor = self._install.redactor
         gap = [self._words(f"{self._told} lines were dropped here")] if self._told else []
-        lines = [encode(replace(line, text=redact(line.text))) for line in (*gap, *self._taken)]
+        lines = [encode(replace(line, text=line_text(line.text, redactor))) for line in (*gap, *self._taken)]
         if self._written >= LOOK_BYTES:
             cut_server_log(self._folders.state, max_bytes=self._max_bytes)
             self._written = 0

@@ -20,6 +20,7 @@ import anyio.to_thread
 
 from cnap_runner.errors import BackendError, InstanceNotFound, InvalidInput, RunNotFound
 from cnap_runner.model.instance import InstanceRef, LogLine
+from cnap_runner.runner.collectors.line_text import line_text
 from cnap_runner.runner.collectors.resumption import Resumption
 from cnap_runner.runner.collectors.segments import (
     END,
@@ -168,7 +169,8 @@ class LogReader:
         for line in lines:
             if line.stream == OURS and line.text == END:
                 continue
-            finished = self._dressed(line)
+            # It was cut when it was written; secrets may have become known since.
+            finished = self._dressed(line, self._install.redactor.redact(line.text))
             if self._query.wants(finished):
                 yield finished
 
@@ -178,11 +180,11 @@ class LogReader:
         if line.at is not None and line.at > self._known_at and now - self._known_at > _FRESH:
             await self._look_up_runs(RUNS_LOOKED_AT)
         instance_id = None if self._ref is None else self._ref.instance_id
-        finished = self._dressed(replace(line, instance_id=instance_id))
+        finished = self._dressed(replace(line, instance_id=instance_id), line_text(line.text, self._install.redactor))
         return finished if line.stream == OURS or self._query.wants(finished) else None
 
-    def _dressed(self, line: LogLine) -> LogLine:
-        return replace(line, text=self._install.redactor.redact(line.text), run_id=self._timeline.run_at(line.at))
+    def _dressed(self, line: LogLine, text: str) -> LogLine:
+        return replace(line, text=text, run_id=self._timeline.run_at(line.at))
 
     def _needed(self, segments: Sequence[Segment]) -> Sequence[Segment]:
         """Leave out segments of which all is older than what is wanted. Blocks."""

@@ -21,8 +21,6 @@ OURS = "cnap-runner"
 """Stream of the lines that this package adds: where lines were dropped, where an instance's output ended."""
 END = "its output ends here"
 """What such a line says behind the last one of an instance that ended."""
-MAX_TEXT = 64 << 10
-"""Characters of one line that are kept."""
 TAIL_BYTES = 1 << 20
 _BLOCK = 1 << 18
 
@@ -54,9 +52,8 @@ def segments_in(folder: Path) -> list[Segment]:
 
 def encode(line: LogLine) -> bytes:
     """Write one line as it lies in a segment."""
-    text = line.text if len(line.text) <= MAX_TEXT else f"{line.text[:MAX_TEXT]}… ({len(line.text)} characters)"
     at = None if line.at is None else line.at.isoformat()
-    fields = {"at": at, "stream": line.stream, "instance": line.instance_id, "text": text}
+    fields = {"at": at, "stream": line.stream, "instance": line.instance_id, "text": line.text}
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
 

@@ -11,7 +11,6 @@ import pytest
 from cnap_runner.model.instance import LogLine
 from cnap_runner.runner.collectors.segments import (
     END,
-    MAX_TEXT,
     OURS,
     Mark,
     SegmentWriter,
@@ -97,13 +96,6 @@ def test_what_comes_after_a_look_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, line(1))
     assert [each.text for each in oldest_first(seen)] == ["line 0"]
     assert [each.text for each in newest_first(seen)] == ["line 0"]
-
-
-def test_a_long_line_is_cut(tmp_path: Path) -> None:
-    """It says how long it was."""
-    write(tmp_path, LogLine(stream="stdout", text="x" * (MAX_TEXT + 1)))
-    (said,) = oldest_first(segments_in(tmp_path))
-    assert said.text.endswith(f"x… ({MAX_TEXT + 1} characters)")
 
 
 def test_a_damaged_line_is_given_as_it_is(tmp_path: Path) -> None:
