@@ -57,7 +57,7 @@ class LogCollectors:
         self._install = install
         self._tasks = tasks
         self._learn = learn
-        self._scribe = Scribe(anyio.CapacityLimiter(THREADS))
+        self._scribe = Scribe(threads=THREADS)
         self._is_writing = False
         self._beginning = anyio.CapacityLimiter(THREADS)
         self._following: dict[str, _Following] = {}

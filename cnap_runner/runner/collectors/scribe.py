@@ -33,8 +33,8 @@ class Writable(Protocol):
 class Scribe:
     """Writes for all collectors of one manager. Costs nothing while nobody prints."""
 
-    def __init__(self, threads: anyio.CapacityLimiter) -> None:
-        self._threads = threads
+    def __init__(self, *, threads: int) -> None:
+        self._turns = anyio.Semaphore(threads)
         self._waiting: set[Writable] = set()
         self._came = anyio.Event()
 
@@ -50,14 +50,17 @@ class Scribe:
             await anyio.sleep(WRITE_SECONDS)
             self._came = anyio.Event()
             waiting, self._waiting = self._waiting, set()
-            await self._write([each for each in waiting if self._held(each)])
+            held = [each for each in waiting if self._held(each)]
+            try:
+                await self._write_held(held)
+            finally:
+                for each in held:
+                    each.writing.release()
 
     async def write(self, writable: Writable) -> None:
         """Write for this one now."""
         async with writable.writing:
-            if writable.take():
-                await anyio.to_thread.run_sync(writable.store, limiter=self._threads)
-                writable.settle()
+            await self._write_held([writable])
 
     def _held(self, writable: Writable) -> bool:
         try:
@@ -67,16 +70,15 @@ class Scribe:
             return False
         return True
 
-    async def _write(self, held: list[Writable]) -> None:
-        try:
-            batches = [each for each in held if each.take()]
-            if batches:
-                await anyio.to_thread.run_sync(_store_all, batches, limiter=self._threads)
-                for each in batches:
-                    each.settle()
-        finally:
-            for each in held:
-                each.writing.release()
+    async def _write_held(self, held: list[Writable]) -> None:
+        """Write for these, whose locks are held. Cancelled while it waits for its turn, it has taken nothing; later, all is written."""
+        async with self._turns:
+            with anyio.CancelScope(shield=True):
+                if batches := [each for each in held if each.take()]:
+                    # A limit of its own: this one has waited for its turn already.
+                    await anyio.to_thread.run_sync(_store_all, batches, limiter=anyio.CapacityLimiter(1))
+                    for each in batches:
+                        each.settle()
 
 
 def _store_all(batches: list[Writable]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -91,6 +92,34 @@ async def test_f02_nothing_is_there_twice_after_a_change_of_managers(house: Any,
         await until(lambda: len(collected(house)) == 7)
         assert await texts(await second.get_runner("alice")) == [f"line {number}" for number in range(7)]
     assert collected(house) == [f"line {number}" for number in range(7)]
+
+
+async def test_f02_a_manager_that_closes_while_the_disk_is_slow_loses_no_line(house: Any, spec: AgentSpec) -> None:
+    """What waits to be written when its collector is cancelled is written all the same, and in order."""
+    async with house.manager(on_shutdown="leave") as first:
+        await first.create_runner(spec)
+        await first.start_runner("alice")
+        house.backend.emit(instance_id(house), "one")
+        await until(lambda: collected(house) == ["one"])
+        turns = first._usable().logs._scribe._turns
+        for _ in range(following.THREADS):
+            await turns.acquire()
+        house.backend.emit(instance_id(house), "two")
+        await until(lambda: turns.statistics().tasks_waiting > 0)
+        house.backend.emit(instance_id(house), "three")
+
+        async def disk_gets_free() -> None:
+            await anyio.sleep(0.1)
+            for _ in range(following.THREADS):
+                turns.release()
+
+        freeing = asyncio.create_task(disk_gets_free())
+    await freeing
+    assert collected(house) == ["one", "two", "three"]
+    async with house.manager(on_shutdown="leave") as second:
+        house.backend.emit(instance_id(house), "four")
+        await until(lambda: "four" in collected(house))
+        assert await texts(await second.get_runner("alice")) == ["one", "two", "three", "four"]
 
 
 async def test_two_managers_collect_each_line_once(house: Any, manager: RunnerManager, alice: Any) -> None:
