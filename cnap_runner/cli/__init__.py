@@ -8,6 +8,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Run ``cnap-runner`` with the process's arguments and exit. The exit codes are those of `exits.ExitCode`."""
-    from cnap_runner.cli.app import app
+    try:
+        from cnap_runner.cli.app import app
 
-    app(prog_name="cnap-runner")
+        app(prog_name="cnap-runner")
+    except KeyboardInterrupt:
+        # Ctrl-C before `interrupts` listens: nothing has begun. The number is `ExitCode.INTERRUPTED`, which may not be loaded yet.
+        raise SystemExit(130) from None

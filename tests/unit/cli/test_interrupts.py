@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import anyio
 import pytest
 
+from cnap_runner.cli import main
 from cnap_runner.cli.exits import ExitCode
 from cnap_runner.cli.interrupts import Interrupts
 
@@ -78,3 +81,22 @@ def test_a_closed_terminal_is_not_written_to(monkeypatch: pytest.MonkeyPatch) ->
         assert anyio.run(Interrupts().guard, main) is ExitCode.HUNG_UP
     finally:
         os.close(terminal)
+
+
+@pytest.mark.parametrize("at", ["import", "start"])
+def test_a_key_pressed_before_anything_listens_ends_quietly(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of the imports: the same code as later, and no traceback."""
+
+    class Early(ModuleType):
+        def __getattr__(self, name: str) -> Callable[..., None]:
+            if at == "import":
+                raise KeyboardInterrupt
+            return self._start
+
+        def _start(self, **_: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "cnap_runner.cli.app", Early("app"))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, ended.value.__suppress_context__) == (ExitCode.INTERRUPTED, True)
