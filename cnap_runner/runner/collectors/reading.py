@@ -127,7 +127,8 @@ class LogReader:
         standing = await self._standing(segments)
         fresh: deque[LogLine] = deque(maxlen=count)
         async for line in self._fresh(standing, is_following=False):
-            standing = standing.after(line)
+            if line.stream != OURS:
+                standing = standing.after(line)
             if (wanted := await self._finished(line)) is not None:
                 fresh.append(wanted)
         older = self._kept(newest_first(segments))
@@ -141,7 +142,7 @@ class LogReader:
                     yield wanted
 
     async def _fresh(self, standing: Standing, *, is_following: bool) -> AsyncGenerator[LogLine, None]:
-        """Ask the engine for what comes after the last collected line."""
+        """Ask the engine for what comes after the last collected line. Where the instance was removed meanwhile, all it said is collected."""
         if self._ref is None or standing.is_complete:
             return
         resumption = Resumption(standing)
@@ -152,11 +153,17 @@ class LogReader:
                 line: LogLine
                 async for line in lines:
                     for fresh in resumption.take(line):
+                        standing = standing.after(fresh)
                         yield fresh
             for fresh in resumption.rest():
                 yield fresh
         except InstanceNotFound:
-            return
+            collected = _behind(
+                standing, self._ref.instance_id, oldest_first(await _in_thread(segments_in, self._folder))
+            )
+            while batch := await _in_thread(_next_of, collected):
+                for line in batch:
+                    yield line
         except BackendError as error:
             yield LogLine(
                 stream=OURS, text=f"the engine cannot be asked for more: {error.message}", at=self._install.now()
@@ -218,6 +225,20 @@ class LogReader:
         if run.agent_id != self._agent_id:
             raise RunNotFound(f"Agent {self._agent_id} has no run {run.run_id!r}.")
         return run.ended_at is None
+
+
+def _behind(standing: Standing, instance_id: str, lines: Iterator[LogLine]) -> Iterator[LogLine]:
+    """Give what was collected of an instance behind the last line that was read. Blocks."""
+    resumption = Resumption(standing)
+    for line in lines:
+        is_older = line.at is not None and resumption.since is not None and line.at < resumption.since
+        if line.instance_id != instance_id or is_older:
+            continue
+        if line.stream != OURS:
+            yield from resumption.take(line)
+        elif line.text != END and resumption.is_past:
+            yield line
+    yield from resumption.rest()
 
 
 def _next_of(lines: Iterator[LogLine]) -> list[LogLine]:

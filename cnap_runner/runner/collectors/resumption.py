@@ -23,18 +23,19 @@ class Resumption:
         self._known_at = None if last is None else last.at
         self._left = 0 if last is None else last.count
         self._held: list[LogLine] = []
-        self._is_past = self._known_at is None
+        self.is_past = self._known_at is None
+        """Whether the last known line lies behind: all that comes is new."""
         self.since = None if self._known_at is None else self._known_at - SKEW
         """From when on the output must be read; None: from its beginning."""
 
     def take(self, line: LogLine) -> list[LogLine]:
         """Give the lines that are new now: none, this one, or those held back and this one."""
-        if self._is_past:
+        if self.is_past:
             return [line]
         if (line.stream, line.at) == self._key:
             self._left -= 1
             if self._left == 0:
-                self._held, self._is_past = [], True
+                self._held, self.is_past = [], True
             return []
         if self._known_at is not None and line.at is not None and line.at > self._known_at + SKEW:
             return [*self.rest(), line]
@@ -43,6 +44,6 @@ class Resumption:
 
     def rest(self) -> list[LogLine]:
         """Give what was held back where the last known line did not come: the engine has forgotten it."""
-        held, self._held, self._is_past = self._held, [], True
+        held, self._held, self.is_past = self._held, [], True
         known = self._known_at
         return [line for line in held if line.at is None or known is None or line.at > known]

@@ -140,6 +140,52 @@ async def test_a_reader_does_not_wait_for_the_collector(house: Any, alice: Any) 
     assert len(await texts(alice)) == 51
 
 
+@pytest.mark.parametrize("wanted", [{}, {"follow": True}, {"tail": 10, "follow": True}])
+async def test_a_slow_reader_misses_nothing_of_an_instance_that_is_replaced(
+    manager: RunnerManager, house: Any, alice: Any, wanted: dict[str, Any]
+) -> None:
+    """What the engine cannot tell any more was collected before the removal, and is read there."""
+    await until(lambda: collected(house) == ["first"])
+    seen: list[str] = []
+    async for line in alice.logs(**wanted):
+        if line.stream != OURS:
+            seen.append(line.text)
+        if line.text == "first":
+            house.backend.emit(instance_id(house), "second")
+            house.backend.emit(instance_id(house), "last words")
+            await manager.stop_runner("alice")
+            await manager.start_runner("alice")
+    assert seen == ["first", "second", "last words"]
+
+
+async def test_a_reader_follows_on_after_an_engine_that_could_not_be_asked(
+    manager: RunnerManager, house: Any, alice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this package says about it is no line of the instance, behind which it would be gone on."""
+    await until(lambda: collected(house) == ["first"])
+    for each in manager._usable().logs._following.values():
+        each.scope.cancel()  # nobody collects any more
+    await anyio.sleep(0.05)
+    house.backend.emit(instance_id(house), "second")
+    asked, logs = [], house.backend.logs
+
+    async def away_at_first(ref: Any, **options: Any) -> AsyncIterator[Any]:
+        asked.append(options)
+        if len(asked) == 1:
+            raise EngineUnavailable("away")
+        async for line in logs(ref, **options):
+            yield line
+
+    monkeypatch.setattr(house.backend, "logs", away_at_first)
+    seen: list[str] = []
+    with anyio.fail_after(LIMIT_SECONDS):
+        async for line in alice.logs(tail=10, follow=True):
+            seen.append(line.text)
+            if line.text == "second":
+                break
+    assert seen == ["first", "the engine cannot be asked for more: away", "second"]
+
+
 async def test_following_goes_on_until_the_instance_ends(house: Any, alice: Any) -> None:
     """First what was said before, then what comes, each line once."""
     seen: list[str] = []
