@@ -16,6 +16,7 @@ from cnap_runner.aio.keyed_lock import KeyedLock
 from cnap_runner.aio.lone import lone_errors
 from cnap_runner.aio.shield import run_shielded
 from cnap_runner.controller.drive import Drive
+from cnap_runner.controller.driven import driven_by
 from cnap_runner.controller.listener import TaskListener
 from cnap_runner.controller.tasks import Tasks, checked_prompt
 from cnap_runner.errors import ConflictError, ManagerUnusable, RunnerError, StoreBusy
@@ -42,8 +43,8 @@ class Executor:
     """Does the turns of tasks, on the agents of an open manager. An async context manager; one per manager.
 
     A turn that was accepted is done in the background. Leaving the context lets the turns under way end, within ``shutdown_timeout``; those
-    that wait for their place are given up, unsent. An error or a cancellation aborts them all. Turns that dead managers left are settled
-    from the run ledger when it begins, and every ``sweep_interval``.
+    that wait for their place are given up, unsent. An error or a cancellation aborts them all. Turns that nobody drives any more, as dead
+    managers leave them, are settled from the run ledger when it begins, and every ``sweep_interval``.
     """
 
     def __init__(self, manager: RunnerManager, *, listener: TaskListener | None = None) -> None:
@@ -56,8 +57,9 @@ class Executor:
         self._agents: KeyedLock[str] = KeyedLock()
         self._room = anyio.Semaphore(self._settings.tasks_at_once + BACKLOG)
         self._drives: dict[str, Drive] = {}
+        self._driven = driven_by(manager)
         self._attended: dict[str, anyio.Event] = {}
-        """Tasks whose turns dead managers left unfinished, and when that is over."""
+        """Tasks whose runs nobody drives any more but have not ended, and when that is over."""
         self._stack = AsyncExitStack()
         self._group: TaskGroup | None = None
 
@@ -139,29 +141,35 @@ class Executor:
                 raise
 
     async def _begin(self, task_id: str, prompt: str | None, allowed: Collection[TaskState]) -> TaskRecord:
-        group = self._opened()
+        self._opened()
         text = None if prompt is None else checked_prompt(prompt)
         await self._settle_abandoned()
         if (attended := self._attended.get(check_id(task_id))) is not None:
             with anyio.move_on_after(PATIENCE.total_seconds()):
                 await attended.wait()
         await self._room.acquire()
+        self._driven.claim(task_id)
         begun: list[TaskRecord] = []
 
         async def begin() -> None:
+            group = self._opened()  # who waited for room may find it left
             turn = await self._store.begin_turn(
                 task_id, text, allowed=allowed, owner=self._install.manager_id, at=self._install.now()
             )
             drive = self._drives[task_id] = Drive(self._manager, turn, self.tasks.news)
             begun.append(turn.task)
-            group.start_soon(self._drive, drive, turn.task)
+            if self._group is group:
+                group.start_soon(self._drive, drive, turn.task)
+            else:  # left while it was written: given up like any turn that waits for its place
+                drive.give_up_waiting()
+                await self._drive(drive, turn.task)
 
         try:
-            # Whole or not at all: a turn that is written down and driven by nobody would run for ever.
+            # Whole or not at all: what is written down has a driver, however often the caller is cancelled.
             await run_shielded(begin, limit=BEGIN_LIMIT)
         finally:
             if not begun:
-                self._room.release()
+                self._give_back(task_id)
         if not begun:
             raise StoreBusy(f"The turn of task {task_id} could not be written down within {BEGIN_LIMIT}.")
         return begun[0]
@@ -172,7 +180,12 @@ class Executor:
         finally:
             if self._drives.get(task.task_id) is drive:
                 del self._drives[task.task_id]
-            self._room.release()
+            self._give_back(task.task_id)
+
+    def _give_back(self, task_id: str) -> None:
+        """Let go of a turn. If it is written down all the same, or its end is not, whoever looks next settles it."""
+        self._driven.drop(task_id)
+        self._room.release()
 
     @asynccontextmanager
     async def _place(self, agent_id: str) -> AsyncIterator[None]:
@@ -189,14 +202,13 @@ class Executor:
         await keep_running(settle, failed=lambda error: _log.warning("settling_failed", error=str(error)))
 
     async def _settle_abandoned(self) -> None:
-        group = self._opened()
         for task in await self.tasks.settle():
-            if task.task_id not in self._attended:
+            if self._group is not None and task.task_id not in self._attended:
                 over = self._attended[task.task_id] = anyio.Event()
-                group.start_soon(self._attend, task, over)
+                self._group.start_soon(self._attend, task, over)
 
     async def _attend(self, task: TaskRecord, over: anyio.Event) -> None:
-        """See a run that a dead manager left to its end, then settle its task."""
+        """See a run that nobody drives any more to its end, then settle its task."""
         try:
             noted = await self._store.note_run(task.task_id, owner=task.owner or "")
             await self._manager.wait_run(noted.run_id or "")

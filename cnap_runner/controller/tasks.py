@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
+from functools import cache
 
+from cnap_runner.controller.driven import driven_by
 from cnap_runner.controller.letting_go import let_go
 from cnap_runner.controller.listener import News, TaskListener
 from cnap_runner.errors import InvalidInput, RunnerNotFound
@@ -13,7 +15,7 @@ from cnap_runner.model.run import Message
 from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState
 from cnap_runner.runner.manager import RunnerManager
 
-GAVE_UP = "The manager that drove its turn ended before the prompt was sent."
+GAVE_UP = "Whatever drove its turn ended before the prompt was sent."
 
 _BUSY_STATES = frozenset({TaskState.PENDING, TaskState.RUNNING, TaskState.WAITING})
 """States in which a task still wants its agent's container. A failed one may lie about for ever."""
@@ -25,13 +27,15 @@ class Tasks:
     """The tasks of an install. Cheap; holds no resource.
 
     Methods that take a ``task_id`` raise `InvalidInput` for one that is none, and `TaskNotFound` for one that is not known or deleted.
-    Whatever looks at tasks first settles, from the run ledger, the turns that dead managers left and whose runs have ended.
+    Whatever looks at tasks first settles, from the run ledger, the turns that nobody drives any more and whose runs have ended: those of
+    dead managers, and those of this one that lost their driver.
     """
 
     def __init__(self, manager: RunnerManager, *, listener: TaskListener | None = None) -> None:
         self._manager = manager
         self._install = manager.parts.install
         self._store = self._install.store.tasks
+        self._driven = driven_by(manager)
         self.news = News(listener, self._install.manager_id)
 
     async def create(self, agent_id: str, prompt: str | None = None, *, task_id: str | None = None) -> TaskRecord:
@@ -93,8 +97,15 @@ class Tasks:
         await self._move(task_id, TaskState.DELETED, None)
 
     async def settle(self) -> list[TaskRecord]:
-        """Settle the turns of dead managers whose runs have ended, and tell of them; return the tasks whose runs have not."""
-        found = await self._store.settle_turns(self._install.is_alive, reason=GAVE_UP, at=self._install.now())
+        """Settle the turns that nobody drives and whose runs have ended, and tell of them; return the tasks whose runs have not."""
+        is_alive = cache(self._install.is_alive)
+
+        def is_driven(task: TaskRecord) -> bool:
+            if task.owner == self._install.manager_id:
+                return task.task_id in self._driven
+            return is_alive(task.owner or "")
+
+        found = await self._store.settle_turns(is_driven, reason=GAVE_UP, at=self._install.now())
         for task in found:
             if task.owner is None and task.state in _SETTLED_STATES:
                 await self.news.changed(task)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState, TaskTurn
-from cnap_runner.store.base.managers import IsAlive
+
+IsDriven = Callable[[TaskRecord], bool]
+"""Whether somebody drives the turn of a task that has an owner. Called as `IsAlive` is."""
 
 
 class TaskStore(ABC):
@@ -44,8 +46,8 @@ class TaskStore(ABC):
         """
 
     @abstractmethod
-    async def settle_turns(self, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-        """Settle the turns of all owners that are not alive, as `end_turn` does; return their tasks as they then are.
+    async def settle_turns(self, is_driven: IsDriven, *, reason: str, at: datetime) -> list[TaskRecord]:
+        """Settle the turns that nobody drives, as `end_turn` does; return their tasks as they then are.
 
         One whose run has not ended yet still has its owner. Each is returned without one once: by whoever settled it.
         """

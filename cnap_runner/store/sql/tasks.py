@@ -8,8 +8,7 @@ from datetime import datetime
 from typing_extensions import override
 
 from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState, TaskTurn
-from cnap_runner.store.base.managers import IsAlive
-from cnap_runner.store.base.tasks import TaskStore
+from cnap_runner.store.base.tasks import IsDriven, TaskStore
 from cnap_runner.store.database import Database
 from cnap_runner.store.transactions import tasks
 
@@ -43,10 +42,10 @@ class SqlTasks(TaskStore):
         return await self._database.write_relaxed(tasks.end_turn, task_id, owner=owner, reason=reason, at=at)
 
     @override
-    async def settle_turns(self, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-        if not await self._database.read(tasks.has_abandoned, is_alive):
+    async def settle_turns(self, is_driven: IsDriven, *, reason: str, at: datetime) -> list[TaskRecord]:
+        if not await self._database.read(tasks.has_abandoned, is_driven):
             return []  # a look at tasks takes no write lock, as a rule
-        return await self._database.write_relaxed(tasks.settle_turns, is_alive, reason=reason, at=at)
+        return await self._database.write_relaxed(tasks.settle_turns, is_driven, reason=reason, at=at)
 
     @override
     async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:

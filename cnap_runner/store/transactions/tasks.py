@@ -18,7 +18,7 @@ from cnap_runner.model.task import (
     check_task_transition,
     turn_key,
 )
-from cnap_runner.store.base import IsAlive
+from cnap_runner.store.base.tasks import IsDriven
 from cnap_runner.store.codec import Row, from_micros, run_from_row, to_micros
 from cnap_runner.store.schema import runs, task_messages, tasks
 from cnap_runner.store.transactions import agents
@@ -31,8 +31,7 @@ _UNSENT = sa.and_(_MESSAGES, task_messages.c.role == "user", task_messages.c.run
 _SAID = sa.select(task_messages).where(_MESSAGES).order_by(task_messages.c.position)
 _NEXT_POSITION = sa.select(sa.func.coalesce(sa.func.max(task_messages.c.position) + 1, 0)).where(_MESSAGES)
 _RUN = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), runs.c.idempotency_key == sa.bindparam("key"))
-_OWNERS = sa.select(tasks.c.owner).where(tasks.c.owner.is_not(None)).distinct()
-_DRIVEN = sa.select(tasks).where(tasks.c.owner.is_not(None)).order_by(tasks.c.task_id)
+_UNSETTLED = sa.select(tasks).where(tasks.c.owner.is_not(None)).order_by(tasks.c.task_id)
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -115,16 +114,14 @@ def end_turn(tx: sa.Connection, task_id: str, *, owner: str, reason: str, at: da
     return _settle(tx, task, reason=reason, at=at) if task.owner == owner else task
 
 
-def settle_turns(tx: sa.Connection, is_alive: IsAlive, *, reason: str, at: datetime) -> list[TaskRecord]:
-    """Settle the turns of dead owners; return their tasks as they then are."""
-    driven = [_task(row) for row in tx.execute(_DRIVEN)]
-    alive = {owner: is_alive(owner) for owner in {task.owner or "" for task in driven}}
-    return [_settle(tx, task, reason=reason, at=at) for task in driven if not alive[task.owner or ""]]
+def settle_turns(tx: sa.Connection, is_driven: IsDriven, *, reason: str, at: datetime) -> list[TaskRecord]:
+    """Settle the turns that nobody drives; return their tasks as they then are."""
+    return [_settle(tx, task, reason=reason, at=at) for task in _abandoned(tx, is_driven)]
 
 
-def has_abandoned(tx: sa.Connection, is_alive: IsAlive) -> bool:
-    """Whether a dead owner left a turn that is not settled."""
-    return any(not is_alive(owner) for owner in tx.execute(_OWNERS).scalars())
+def has_abandoned(tx: sa.Connection, is_driven: IsDriven) -> bool:
+    """Whether there is a turn that is not settled and that nobody drives."""
+    return bool(_abandoned(tx, is_driven))
 
 
 def move(tx: sa.Connection, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
@@ -149,6 +146,10 @@ def _present(tx: sa.Connection, task_id: str) -> TaskRecord:
 
 def _not_found(task_id: str) -> TaskNotFound:
     return TaskNotFound(f"There is no task {task_id!r}.", hint="`cnap-runner task list` shows those there are.")
+
+
+def _abandoned(tx: sa.Connection, is_driven: IsDriven) -> list[TaskRecord]:
+    return [task for task in map(_task, tx.execute(_UNSETTLED)) if not is_driven(task)]
 
 
 def _settle(tx: sa.Connection, task: TaskRecord, *, reason: str, at: datetime) -> TaskRecord:

@@ -17,7 +17,7 @@ from cnap_runner.errors import (
 )
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord, RunResult
-from cnap_runner.model.task import OPEN_STATES, TaskState, TaskTurn
+from cnap_runner.model.task import OPEN_STATES, TaskRecord, TaskState, TaskTurn
 from cnap_runner.store.sql import SqlStore
 
 GONE = "its manager ended"
@@ -129,22 +129,26 @@ async def test_only_what_certainly_was_not_sent_goes_with_the_next_turn(
     assert [message.content for message in (await begin("three")).messages] == ["three"]
 
 
-async def test_turns_of_dead_owners_are_settled_from_the_ledger(
-    store: SqlStore, begin: Begin, send: Send, ending: Callable[..., RunResult], living: set[str], now: datetime
+async def test_turns_that_nobody_drives_are_settled_from_the_ledger(
+    store: SqlStore, begin: Begin, send: Send, ending: Callable[..., RunResult], now: datetime
 ) -> None:
-    """A living owner's turn is never touched; a dead one's is settled as soon as its run has ended, and returned so once."""
-    is_alive = living.__contains__
+    """A turn that somebody drives is never touched; another one is settled as soon as its run has ended, and returned so once."""
+    driven = {("t", "m2")}
+
+    def is_driven(task: TaskRecord) -> bool:
+        return (task.task_id, task.owner) in driven
+
     run = await send(await begin(owner="m2"))
-    assert await store.tasks.settle_turns(is_alive, reason=GONE, at=now) == []
+    assert await store.tasks.settle_turns(is_driven, reason=GONE, at=now) == []
     assert (await store.tasks.get("t")).owner == "m2"
-    living.discard("m2")
-    (unfinished,) = await store.tasks.settle_turns(is_alive, reason=GONE, at=now)
+    driven.clear()
+    (unfinished,) = await store.tasks.settle_turns(is_driven, reason=GONE, at=now)
     assert (unfinished.task_id, unfinished.owner) == ("t", "m2")
     await store.finish_run(run, ending(run), runner=None, at=now)
-    (settled,) = await store.tasks.settle_turns(is_alive, reason=GONE, at=now)
+    (settled,) = await store.tasks.settle_turns(is_driven, reason=GONE, at=now)
     assert (settled.state, settled.owner) == (TaskState.WAITING, None)
     assert settled == await store.tasks.get("t")
-    assert await store.tasks.settle_turns(is_alive, reason=GONE, at=now) == []
+    assert await store.tasks.settle_turns(is_driven, reason=GONE, at=now) == []
 
 
 async def test_a_canceled_task_stays_canceled_when_its_turn_ends(
