@@ -34,12 +34,13 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import told
 from cnap_runner.runner.lifecycle.holding import hold, release
 from cnap_runner.runner.lifecycle.service import be_keeper, claim_keeper, count_agents, needs_keeper, pause_agent
-from cnap_runner.runner.parts import UNFINISHED, Parts
+from cnap_runner.runner.parts import Parts
 from cnap_runner.runner.provisioning.hardware import refuse_unable
 from cnap_runner.runner.recovery.recovering import recover_agent
 from cnap_runner.runner.runner import Runner
 from cnap_runner.runner.secrecy.keeping import SecretUse, forget_secret, keep_secret, secrets_in_use
 from cnap_runner.runner.secrecy.literals import keep_spec, take_literals
+from cnap_runner.runner.turns.abandoned import UNFINISHED
 from cnap_runner.runner.workspaces import listing as workspaces
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.runner.workspaces.seeding import check_seed, check_source

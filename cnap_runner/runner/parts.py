@@ -12,7 +12,6 @@ from anyio.abc import TaskGroup
 
 from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import BackendError, RunnerError
-from cnap_runner.model.run import RunState
 from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
@@ -26,7 +25,6 @@ from cnap_runner.runner.secrecy.errors import redacted_errors
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
 from cnap_runner.runner.turns.ending import WIND_UP
 from cnap_runner.runner.turns.runs import Runs
-from cnap_runner.runner.turns.settlement import settle_all
 from cnap_runner.runner.watch import Watch
 from cnap_runner.runner.workspaces.listing import prune
 from cnap_runner.runner.workspaces.quota import Quota
@@ -37,8 +35,6 @@ LEASE_POLL_SECONDS = 0.05
 STOPS_AT_ONCE = 8
 CATCH_UP_SECONDS = 15
 """How long a changed spec is applied while its author waits: limits and settings take a second, the end of an instance its grace."""
-
-UNFINISHED = tuple(state for state in RunState if state is not RunState.ENDED)
 
 _log = get_logger(__name__)
 
@@ -53,7 +49,7 @@ class Parts:
         self.logs = LogCollectors(install, tasks, self._learn_secrets)
         self.instances = Instances(install, template, self.logs)
         self._quota = Quota(install, self.active, tasks, self._stop_instance)
-        self.runs = Runs(install, self.instances, self.active, self._quota)
+        self.runs = Runs(install, self.instances, self.active, self._quota, tasks=tasks)
         self.keeper = Keeper(install, self.instances, self.active, chores=(self._forget_dead, self._prune))
         self._watch = Watch(install, self.instances, self.active)
         self.metering = Metering(install, self._quota.measured)
@@ -81,27 +77,25 @@ class Parts:
         if not is_observer:
             self.tasks.start_soon(self._keep, "resync", Resync(install, self.instances, self._watch).run)
             self.tasks.start_soon(self._keep, "logs", self.logs.follow_all)
-            abandoned = {
-                run.agent_id
-                for run in await self.install.store.list_runs(states=UNFINISHED)
-                if self.runs.queue.is_abandoned(run)
-            }
             self.tasks.start_soon(self._end_abandoned_starts)
             self.tasks.start_soon(self._keep, "keeper", self.keeper.run)
             self.tasks.start_soon(self._prune)
-            if abandoned:
-                self.tasks.start_soon(settle_all, self.install, sorted(abandoned), self.runs.queue.settle_abandoned)
+            self.tasks.start_soon(self._keep, "settlement", self.runs.abandoned.run)
 
     async def _learn_secrets(self, agent_id: str) -> None:
         await self.instances.known_secrets.learn(agent_id)
 
     async def drain(self) -> None:
-        """Let the turns under way end by themselves, for as long as the shutdown leaves time to end the rest and to stop agents."""
+        """Let the turns under way end by themselves, for as long as the shutdown leaves time to end the rest and to stop agents.
+
+        Those that are settled without a caller are left: whichever manager looks next goes on with them.
+        """
         settings = self.install.settings
         left = settings.shutdown_timeout - settings.stop_timeout - WIND_UP * 2
         with anyio.move_on_after(left.total_seconds()):
             for active in self.active:
-                await active.ended.wait()
+                if active.has_caller:
+                    await active.ended.wait()
 
     async def end(self) -> None:
         """End the turns under way, sign off, and stop the agents that no other living manager uses."""
@@ -175,7 +169,7 @@ class Parts:
     async def _is_awaited(self, wish: Wish) -> bool:
         """Whether a living owner still has to hear the wish for one of its waiting runs."""
         queue = await self.install.store.queue_of(wish.agent_id)
-        return any(run.place <= wish.upto_place and not self.runs.queue.is_abandoned(run) for run in queue)
+        return any(run.place <= wish.upto_place and not self.runs.abandoned.is_abandoned(run) for run in queue)
 
     async def _stop_unused(self, agent_id: str, limiter: anyio.CapacityLimiter) -> None:
         try:

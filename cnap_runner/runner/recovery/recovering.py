@@ -25,7 +25,7 @@ async def recover_agent(parts: Parts, agent_id: str) -> None:
     install = parts.install
     was_given_up = await install.store.forgive(agent_id, at=install.now())
     try:
-        await parts.runs.queue.settle_abandoned(agent_id)
+        await parts.runs.abandoned.begin(agent_id).wait()
     except RunnerError as error:
         # What follows may be what it needs; whoever waits for that run settles it then.
         _log.warning("settlement_failed", agent_id=agent_id, error=str(error))

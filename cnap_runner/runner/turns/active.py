@@ -32,6 +32,8 @@ class ActiveRun:
     """One run driven by a coroutine of this manager."""
 
     run: RunRecord
+    has_caller: bool = True
+    """Whether somebody waits for it here. An abandoned run that is settled has none: another manager may do that as well."""
     instance_id: str | None = None
     """Set while the run depends on this instance."""
     was_ready: RunnerRecord | None = None
@@ -97,9 +99,9 @@ class ActiveRuns:
         """Return the active run of this id, if its coroutine lives here."""
         return self._runs.get(run_id)
 
-    def add(self, run: RunRecord) -> ActiveRun:
+    def add(self, run: RunRecord, *, has_caller: bool = True) -> ActiveRun:
         """Count a run as active. Under the agent's lock of `entering`, in which its entry was made ours."""
-        active = self._runs[run.run_id] = ActiveRun(run)
+        active = self._runs[run.run_id] = ActiveRun(run, has_caller)
         return active
 
     def remove(self, active: ActiveRun) -> None:

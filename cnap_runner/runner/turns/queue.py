@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from cnap_runner.errors import RunAborted, RunnerError
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.turns.abandoned import AbandonedRuns, Attempt
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns
 from cnap_runner.store.base import Wish
 
 LOOK_AGAIN_SECONDS = 0.1
 """How soon a change made by another process is noticed by one that waits."""
 
-Settle = Callable[[RunRecord], Awaitable[RunResult | None]]
-
 
 class TurnQueue:
     """Waits until a run is at the head of its agent's queue and has the agent's lease."""
 
-    def __init__(self, install: Install, active: ActiveRuns, settle: Settle) -> None:
+    def __init__(self, install: Install, active: ActiveRuns, abandoned: AbandonedRuns) -> None:
         self._install = install
         self._active = active
-        self._settle = settle
+        self._abandoned = abandoned
 
     async def wait_turn(self, mine: ActiveRun) -> None:
         """Return holding the lease, the entry in state starting. Raises `RunAborted` when a wish means this run."""
@@ -31,26 +28,25 @@ class TurnQueue:
             await self._wait_for_head(run)
 
     async def _wait_for_head(self, run: RunRecord) -> None:
-        """Wait, reading only, until this run is at the head; then the lease may still be somebody's for a change."""
-        store = self._install.store
+        """Wait, reading only, until this run is at the head; then the lease may still be somebody's for a change.
+
+        Raises what the settlement of an abandoned run before this one failed with.
+        """
+        store, attempt = self._install.store, Attempt()
         while True:
             await self._active.wait_for_change(run.agent_id, at_most=LOOK_AGAIN_SECONDS)
+            attempt.check()
             if wishes := await store.wishes_for(run):
                 raise aborted_by(wishes[0])
             queue = await store.queue_of(run.agent_id)
             if not queue or queue[0].run_id == run.run_id:
                 return
-            if self.is_abandoned(queue[0]):
-                await self._settle(queue[0])
-
-    async def settle_abandoned(self, agent_id: str) -> None:
-        """Settle entries at the head of the queue that nobody drives any more, until one that somebody drives is there."""
-        while (head := await self._abandoned_head(agent_id)) is not None:
-            if await self._settle(head) is None:
-                return
+            if self._abandoned.is_abandoned(queue[0]):
+                attempt = self._abandoned.begin(run.agent_id)
 
     async def wait_ended(self, run_id: str, agent_id: str) -> RunResult:
-        """Wait until an entry has ended, whoever drives it, and return its result."""
+        """Wait until an entry has ended, whoever drives it, and return its result. Raises what its settlement failed with."""
+        attempt = Attempt()
         while True:
             run = await self._install.store.get_run(run_id)
             if run.state is RunState.ENDED:
@@ -61,18 +57,9 @@ class TurnQueue:
             if active is not None:
                 await active.ended.wait()
                 continue
-            await self.settle_abandoned(agent_id)
+            attempt.check()
+            attempt = self._abandoned.begin(agent_id)
             await self._active.wait_for_change(agent_id, at_most=LOOK_AGAIN_SECONDS)
-
-    async def _abandoned_head(self, agent_id: str) -> RunRecord | None:
-        queue = await self._install.store.queue_of(agent_id)
-        return queue[0] if queue and self.is_abandoned(queue[0]) else None
-
-    def is_abandoned(self, run: RunRecord) -> bool:
-        """Whether nobody drives this unfinished entry: its owner is dead, or it is ours and its coroutine is gone."""
-        if run.owner == self._install.manager_id:
-            return self._active.get(run.run_id) is None
-        return not self._install.is_alive(run.owner)
 
 
 def aborted_by(wish: Wish) -> RunAborted:

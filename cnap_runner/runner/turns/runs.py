@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import anyio
+from anyio.abc import TaskGroup
 
 from cnap_runner.aio.begun import begun
 from cnap_runner.errors import RunnerError, RunTimedOut
@@ -15,6 +16,7 @@ from cnap_runner.model.run import RunRecord, RunRequest, RunResult, RunState
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.secrecy.errors import redact_error
+from cnap_runner.runner.turns.abandoned import AbandonedRuns
 from cnap_runner.runner.turns.active import ActiveRuns, Interruption
 from cnap_runner.runner.turns.callbacks import Audience
 from cnap_runner.runner.turns.execution import Execution
@@ -40,14 +42,17 @@ def ids_of(run: RunRecord) -> dict[str, str]:
 class Runs:
     """Accepts runs and drives each in its caller's coroutine."""
 
-    def __init__(self, install: Install, instances: Instances, active: ActiveRuns, quota: Quota) -> None:
+    def __init__(
+        self, install: Install, instances: Instances, active: ActiveRuns, quota: Quota, *, tasks: TaskGroup
+    ) -> None:
         self._install = install
         self._instances = instances
         self._quota = quota
         self.active = active
         self.used: set[str] = set()
         """Agents this manager uses."""
-        self.queue = TurnQueue(install, active, Settlement(install, instances, active).settle)
+        self.abandoned = AbandonedRuns(install, active, Settlement(install, instances, active).settle, tasks)
+        self.queue = TurnQueue(install, active, self.abandoned)
 
     async def run(self, agent_id: str, request: RunRequest, audience: Audience) -> RunResult:
         """Do one run, or attach to the one that its idempotency key names.

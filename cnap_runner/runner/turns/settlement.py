@@ -99,7 +99,7 @@ class Settlement:
             taken = await install.store.take_over(
                 run, manager_id=install.manager_id, at=install.now(), is_alive=self._is_driven
             )
-            return None if taken is None else self._active.add(taken)
+            return None if taken is None else self._active.add(taken, has_caller=False)
 
     def _is_driven(self, manager_id: str) -> bool:
         """Whether this manager's entries have coroutines. Ours that come here have none: nobody registered them."""
@@ -220,21 +220,3 @@ class Settlement:
 
 async def _nobody_listens(_: RunEvent) -> None:
     """The caller of an abandoned run is gone."""
-
-
-async def settle_all(
-    install: Install, agents: list[str], settle_abandoned: Callable[[str], Awaitable[None]], *, at_once: int = 2
-) -> None:
-    """Settle the queues of several agents, few at a time. One that cannot be settled now is left for later."""
-    limiter = anyio.CapacityLimiter(at_once)
-
-    async def one(agent_id: str) -> None:
-        async with limiter:
-            try:
-                await settle_abandoned(agent_id)
-            except RunnerError as error:
-                _log.warning("settlement_failed", agent_id=agent_id, error=str(error), install=install.install_id)
-
-    async with anyio.create_task_group() as tasks:
-        for agent_id in agents:
-            tasks.start_soon(one, agent_id)

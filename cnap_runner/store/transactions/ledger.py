@@ -151,8 +151,15 @@ def take_over(
     head = _head(tx, run.agent_id)
     if head is None or head.place != run.place or is_alive(head.owner):
         return None
-    if not leases.acquire(tx, Lease(run.agent_id, manager_id, leases.purpose_of_run(run.run_id), at), is_alive):
+    wanted = Lease(run.agent_id, manager_id, leases.purpose_of_run(run.run_id), at)
+
+    def has_it(holder: str) -> bool:
+        # Of its own entries none may be driven; what it has the agent for besides is under way all the same.
+        return holder == manager_id or is_alive(holder)
+
+    if not (leases.drop_if_void(tx, wanted, has_it) or leases.get(tx, run.agent_id) is None):
         return None
+    leases.take(tx, wanted)
     return run_from_row(tx.execute(_TAKE_OVER, {"at_place": run.place, "new_owner": manager_id}).one())
 
 
