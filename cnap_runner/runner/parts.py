@@ -16,6 +16,7 @@ from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
+from cnap_runner.runner.leasing import LEASE_POLL_SECONDS, leased, leased_if_free
 from cnap_runner.runner.lifecycle.keeper import Keeper
 from cnap_runner.runner.metering.metering import Metering
 from cnap_runner.runner.provisioning.changes import is_behind
@@ -31,7 +32,6 @@ from cnap_runner.runner.workspaces.quota import Quota
 from cnap_runner.store.base import Wish, WishKind
 from cnap_runner.telemetry.logging import about, get_logger
 
-LEASE_POLL_SECONDS = 0.05
 STOPS_AT_ONCE = 8
 CATCH_UP_SECONDS = 15
 """How long a changed spec is applied while its author waits: limits and settings take a second, the end of an instance its grace."""
@@ -119,16 +119,9 @@ class Parts:
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:
         """Have the agent for one change; waits until whoever has it now is done. What the block raises is redacted."""
         install = self.install
-        while not await install.store.acquire_lease(
-            agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
-        ):
-            await anyio.sleep(LEASE_POLL_SECONDS)
-        try:
+        async with leased(install, agent_id, purpose):
             with about(**install.ids, agent_id=agent_id), redacted_errors(install.redactor):
                 yield
-        finally:
-            with anyio.CancelScope(shield=True):
-                await install.store.release_lease(agent_id, install.manager_id)
 
     async def catch_up(self, agent_id: str) -> None:
         """Give an idle agent's instance what changed in its spec, if that is done soon; else its next turn begins with it. Never raises
@@ -138,10 +131,12 @@ class Parts:
         is_idle = row.runner.status is RunnerStatus.READY and not await install.store.queue_of(agent_id)
         if not is_idle or not is_behind(row.runner, self.instances.planner.target(row.spec)):
             return
-        if not await install.store.acquire_lease(
-            agent_id, install.manager_id, "change", at=install.now(), is_alive=install.is_alive
-        ):
-            return
+        async with leased_if_free(install, agent_id, "change") as is_ours:
+            if is_ours:
+                await self._catch_up_soon(agent_id)
+
+    async def _catch_up_soon(self, agent_id: str) -> None:
+        install = self.install
         try:
             with anyio.move_on_after(CATCH_UP_SECONDS) as patience:
                 await self.instances.catch_up(await install.store.get_agent(agent_id))
@@ -149,9 +144,6 @@ class Parts:
                 _log.warning("change_applied_later", agent_id=agent_id, reason="it took too long")
         except RunnerError as error:
             _log.warning("change_applied_later", agent_id=agent_id, reason=install.redactor.redact(error.message))
-        finally:
-            with anyio.CancelScope(shield=True):
-                await install.store.release_lease(agent_id, install.manager_id)
 
     @asynccontextmanager
     async def emptied(self, agent_id: str, kind: WishKind) -> AsyncIterator[None]:

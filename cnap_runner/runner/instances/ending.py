@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import anyio
-
 from cnap_runner.aio.shield import run_shielded
 from cnap_runner.errors import BackendError
 from cnap_runner.model.instance import InstanceRef
@@ -15,6 +13,7 @@ from cnap_runner.runner.chronicle import note_end
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.roster import Roster
+from cnap_runner.runner.leasing import leased_if_free
 from cnap_runner.runner.reach import Reach
 from cnap_runner.telemetry.logging import get_logger
 
@@ -94,15 +93,9 @@ class Ending:
         """End what a manager that was killed had begun to start or stop: it would take a place for ever."""
         install = self._install
         for seen in await install.store.list_runners({RunnerStatus.STARTING, RunnerStatus.STOPPING}):
-            if not await install.store.acquire_lease(
-                seen.agent_id, install.manager_id, "clean-up", at=install.now(), is_alive=install.is_alive
-            ):
-                continue
-            try:
-                await self._end_if_still(seen)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await install.store.release_lease(seen.agent_id, install.manager_id)
+            async with leased_if_free(install, seen.agent_id, "clean-up") as is_ours:
+                if is_ours:
+                    await self._end_if_still(seen)
 
     async def _end_if_still(self, seen: RunnerRecord) -> None:
         install = self._install

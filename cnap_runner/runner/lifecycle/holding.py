@@ -68,8 +68,8 @@ async def held_while(install: Install, agent_id: str, purpose: str) -> AsyncIter
             await anyio.sleep(RENEWED_FOR.total_seconds() / 3)
             await install.store.put_hold(Hold(agent_id, owner, install.now() + RENEWED_FOR), at=install.now())
 
-    await install.store.put_hold(Hold(agent_id, owner, install.now() + RENEWED_FOR), at=install.now())
     try:
+        await install.store.put_hold(Hold(agent_id, owner, install.now() + RENEWED_FOR), at=install.now())
         with lone_errors():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(renew)

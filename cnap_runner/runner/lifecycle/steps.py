@@ -6,8 +6,7 @@ writes what is about to happen; a run, hold or question that comes later finds i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,6 +17,7 @@ from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
+from cnap_runner.runner.leasing import leased_if_free
 from cnap_runner.runner.lifecycle.limits import limits_of
 from cnap_runner.runner.lifecycle.wear import Wear
 from cnap_runner.store.base import AgentRow, KeptAgent
@@ -112,18 +112,8 @@ class LifeSteps:
         install = self._install
         return await install.store.save_if_free(following, seen=seen, manager_id=install.manager_id, now=install.now())
 
-    @asynccontextmanager
-    async def _lease(self, kept: KeptAgent, purpose: str) -> AsyncIterator[bool]:
-        install, agent_id = self._install, kept.standing.agent_id
-        is_ours = await install.store.acquire_lease(
-            agent_id, install.manager_id, purpose, at=install.now(), is_alive=install.is_alive
-        )
-        try:
-            yield is_ours
-        finally:
-            if is_ours:
-                with anyio.CancelScope(shield=True):
-                    await install.store.release_lease(agent_id, install.manager_id)
+    def _lease(self, kept: KeptAgent, purpose: str) -> AbstractAsyncContextManager[bool]:
+        return leased_if_free(self._install, kept.standing.agent_id, purpose)
 
 
 def _idle_evidence(kept: KeptAgent, install: Install) -> Evidence:

@@ -10,6 +10,7 @@ from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.journal import note
+from cnap_runner.runner.leasing import leased_if_free
 from cnap_runner.runner.watch import Watch
 from cnap_runner.telemetry.logging import get_logger
 
@@ -49,17 +50,10 @@ class Resync:
     async def _end_orphan(self, orphan: Observation) -> None:
         """End and remove an instance of this install that no record names, unless somebody is at work on its agent."""
         install, agent_id = self._install, orphan.agent_id
-        if not await install.store.acquire_lease(
-            agent_id, install.manager_id, "orphan", at=install.now(), is_alive=install.is_alive
-        ):
-            return
-        try:
-            if orphan.ref.instance_id in await install.store.named_instances():
+        async with leased_if_free(install, agent_id, "orphan") as is_ours:
+            if not is_ours or orphan.ref.instance_id in await install.store.named_instances():
                 return
             await self._instances.remove_stray(orphan.ref)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await install.store.release_lease(agent_id, install.manager_id)
         evidence: Evidence = {
             "instance_id": orphan.ref.instance_id,
             "generation": orphan.generation,

@@ -58,6 +58,10 @@ class LeaseStore(ABC):
         """Give the lease back; not held: nothing happens."""
 
     @abstractmethod
+    async def give_back(self, lease: Lease) -> None:
+        """Give back the very lease that was acquired so; any other one of the agent, of the same manager too, stays with whoever has it."""
+
+    @abstractmethod
     async def get_lease(self, agent_id: str) -> Lease | None:
         """Return the agent's lease, whoever has it."""
 

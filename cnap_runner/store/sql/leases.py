@@ -27,6 +27,10 @@ class SqlLeases(SqlPart, LeaseStore):
         await self._database.write_relaxed(leases.release, agent_id, manager_id)
 
     @override
+    async def give_back(self, lease: Lease) -> None:
+        await self._database.write_relaxed(leases.give_back, lease)
+
+    @override
     async def get_lease(self, agent_id: str) -> Lease | None:
         return await self._database.read(leases.get, agent_id)
 

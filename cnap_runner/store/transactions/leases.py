@@ -14,6 +14,7 @@ _RELEASE = leases.delete().where(
     leases.c.agent_id == sa.bindparam("of_agent"), leases.c.manager_id == sa.bindparam("by_manager")
 )
 _RELEASE_FOR = _RELEASE.where(leases.c.purpose == sa.bindparam("held_for"))
+_GIVE_BACK = _RELEASE_FOR.where(leases.c.acquired_at == sa.bindparam("since"))
 
 
 def purpose_of_run(run_id: str) -> str:
@@ -64,6 +65,12 @@ def drop_if_void(tx: sa.Connection, wanted: Lease, is_alive: IsAlive) -> bool:
 def release(tx: sa.Connection, agent_id: str, manager_id: str) -> None:
     """Give a lease back, whatever it was taken for."""
     tx.execute(_RELEASE, {"of_agent": agent_id, "by_manager": manager_id})
+
+
+def give_back(tx: sa.Connection, lease: Lease) -> None:
+    """Give back this very lease."""
+    held = {"of_agent": lease.agent_id, "by_manager": lease.manager_id, "held_for": lease.purpose}
+    tx.execute(_GIVE_BACK, {**held, "since": to_micros(lease.acquired_at)})
 
 
 def release_run(tx: sa.Connection, agent_id: str, manager_id: str, run_id: str) -> None:

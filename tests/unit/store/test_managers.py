@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cnap_runner.model.run import RunRecord
@@ -96,4 +96,14 @@ async def test_only_the_holder_gives_a_lease_back(store: SqlStore, now: datetime
     await store.release_lease("alice", "m2")
     assert await store.get_lease("alice") is not None
     await store.release_lease("alice", "m1")
+    assert await store.get_lease("alice") is None
+
+
+async def test_the_very_lease_is_given_back_and_no_later_one(store: SqlStore, now: datetime, is_alive: IsAlive) -> None:
+    """give_back of one that was followed by another, for the same purpose and of the same manager, leaves that one."""
+    earlier, later = Lease("alice", "m1", "stop", now), Lease("alice", "m1", "stop", now + timedelta(microseconds=1))
+    assert await store.acquire_lease("alice", "m1", "stop", at=later.acquired_at, is_alive=is_alive)
+    await store.give_back(earlier)
+    assert await store.get_lease("alice") == later
+    await store.give_back(later)
     assert await store.get_lease("alice") is None
