@@ -35,12 +35,13 @@ class Drive:
     def __init__(self, manager: RunnerManager, turn: TaskTurn, news: News) -> None:
         self.ended = anyio.Event()
         """Set when the turn is over and the task's state was moved, or its process gives up."""
+        self.is_waiting = True
+        """Whether it has no place yet."""
         self._manager = manager
         self._install = manager.parts.install
         self._turn = turn
         self._news = news
         self._scope = anyio.CancelScope()
-        self._is_waiting = True
         self._is_settled = False
 
     async def run(self, place: AbstractAsyncContextManager[object]) -> None:
@@ -60,7 +61,7 @@ class Drive:
         try:
             with self._scope:
                 async with place:
-                    self._is_waiting = False
+                    self.is_waiting = False
                     await self._take()
         except RunnerError as error:
             return error.message
@@ -71,7 +72,7 @@ class Drive:
 
     def give_up_waiting(self) -> None:
         """Leave the line for a place; once the turn has one, its run is aborted instead."""
-        if self._is_waiting:
+        if self.is_waiting:
             self._scope.cancel()
 
     async def _take(self) -> None:

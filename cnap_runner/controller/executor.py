@@ -27,7 +27,8 @@ from cnap_runner.telemetry.logging import get_logger
 
 BACKLOG = 100
 """Turns that may be accepted beyond those under way; who asks for more waits until there is room."""
-LOOK_AGAIN_SECONDS = 0.2
+CANCELED_SECONDS = 1.0
+"""How often a look is taken at what others canceled, while a turn waits for its place."""
 PATIENCE = timedelta(seconds=20)
 """How long a new turn waits for one that a dead manager left: for as long as it takes to find out that it is over, or that it is not."""
 BEGIN_LIMIT = timedelta(seconds=30)
@@ -70,6 +71,7 @@ class Executor:
             stack.push_async_exit(self._close)
             await self._settle_abandoned()
             self._group.start_soon(self._keep_settling)
+            self._group.start_soon(self._keep_leaving_lines)
             self._stack = stack.pop_all()
         return self
 
@@ -111,21 +113,20 @@ class Executor:
         return await self._begin(task_id, prompt, _TO_CONTINUE)
 
     async def cancel(self, task_id: str) -> TaskRecord:
-        """Cancel a task as `Tasks.cancel` does; a turn of it that waits for its place leaves the line."""
-        task = await self.tasks.cancel(task_id)
-        if (drive := self._drives.get(task_id)) is None:
-            return task
-        drive.give_up_waiting()
-        await drive.ended.wait()
-        return await self.tasks.get(task_id)
+        """Cancel a task as `Tasks.cancel` does; a turn of it that waits for its place here leaves the line at once."""
+        task = await self.tasks.mark_canceled(task_id)
+        if (drive := self._drives.get(task_id)) is not None:
+            drive.give_up_waiting()
+        ended = await self.tasks.end_canceled(task)
+        if drive is not None:
+            await drive.ended.wait()
+        return ended
 
     async def wait(self, task_id: str) -> TaskRecord:
         """Wait until no turn of a task is under way, whoever drives it, and return the task."""
         if (drive := self._drives.get(check_id(task_id))) is not None:
             await drive.ended.wait()
-        while (task := await self.tasks.get(task_id)).owner is not None:
-            await anyio.sleep(LOOK_AGAIN_SECONDS)
-        return task
+        return await self.tasks.until_driven_by_nobody(task_id)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 
@@ -200,6 +201,20 @@ class Executor:
                 await self._settle_abandoned()
 
         await keep_running(settle, failed=lambda error: _log.warning("settling_failed", error=str(error)))
+
+    async def _keep_leaving_lines(self) -> None:
+        """Take turns out of the line whose tasks another process canceled: they have no run yet that it could abort."""
+
+        async def leave() -> None:
+            while True:
+                await anyio.sleep(CANCELED_SECONDS)
+                if not any(drive.is_waiting for drive in self._drives.values()):
+                    continue
+                for task_id in await self._store.canceled_turns(self._install.manager_id):
+                    if (drive := self._drives.get(task_id)) is not None:
+                        drive.give_up_waiting()
+
+        await keep_running(leave, failed=lambda error: _log.warning("canceled_not_looked_for", error=str(error)))
 
     async def _settle_abandoned(self) -> None:
         for task in await self.tasks.settle():

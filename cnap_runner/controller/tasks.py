@@ -6,6 +6,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import cache
 
+import anyio
+
 from cnap_runner.controller.driven import driven_by
 from cnap_runner.controller.letting_go import let_go
 from cnap_runner.controller.listener import News, TaskListener
@@ -16,6 +18,7 @@ from cnap_runner.model.task import TaskMessage, TaskRecord, TaskState
 from cnap_runner.runner.manager import RunnerManager
 
 GAVE_UP = "Whatever drove its turn ended before the prompt was sent."
+LOOK_AGAIN_SECONDS = 0.2
 
 _BUSY_STATES = frozenset({TaskState.PENDING, TaskState.RUNNING, TaskState.WAITING})
 """States in which a task still wants its agent's container. A failed one may lie about for ever."""
@@ -71,15 +74,28 @@ class Tasks:
     async def cancel(self, task_id: str, reason: str = "somebody canceled it") -> TaskRecord:
         """End a task that is not completed: its turn is aborted, whoever drives it, and no other follows. Canceled already: makes sure of it.
 
-        Returns when the turn has ended. Raises `InvalidTransition` for a completed task.
+        Returns when the turn has ended: one that waits for its place in another process, within about a second. Raises `InvalidTransition` for a completed task.
         """
-        task = await self._move(task_id, TaskState.CANCELED, reason)
+        return await self.end_canceled(await self.mark_canceled(task_id, reason))
+
+    async def mark_canceled(self, task_id: str, reason: str = "somebody canceled it") -> TaskRecord:
+        """Do the first half of `cancel`: write that a task is canceled, and leave its turn alone. Raises as `cancel`."""
+        return await self._move(task_id, TaskState.CANCELED, reason)
+
+    async def end_canceled(self, task: TaskRecord) -> TaskRecord:
+        """Do the second half of `cancel`: abort the turn, wait until it has ended, and let the agent's container go."""
         if task.owner is not None:
             with suppress(RunnerNotFound):  # its agent was deleted, and with it its runs have ended
                 await (await self._manager.get_runner(task.agent_id)).abort(task.task_id)
-            await self.settle()
+            task = await self.until_driven_by_nobody(task.task_id)
         await self._let_go(task)
-        return await self._store.get(task.task_id)
+        return task
+
+    async def until_driven_by_nobody(self, task_id: str) -> TaskRecord:
+        """Wait until no turn of a task is under way, whoever drives it, and return the task."""
+        while (task := await self.get(task_id)).owner is not None:
+            await anyio.sleep(LOOK_AGAIN_SECONDS)
+        return task
 
     async def complete(self, task_id: str) -> TaskRecord:
         """Say that a task is done. Completed already: nothing happens. Raises `InvalidTransition` unless its last turn succeeded.

@@ -53,6 +53,10 @@ class TaskStore(ABC):
         """
 
     @abstractmethod
+    async def canceled_turns(self, owner: str) -> list[str]:
+        """Return the ids of the tasks that were canceled, maybe deleted, and whose turn this owner has not ended yet."""
+
+    @abstractmethod
     async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
         """Cancel, complete or delete a task. In that state already: nothing happens. Raises `InvalidTransition`."""
 

@@ -48,6 +48,10 @@ class SqlTasks(TaskStore):
         return await self._database.write_relaxed(tasks.settle_turns, is_driven, reason=reason, at=at)
 
     @override
+    async def canceled_turns(self, owner: str) -> list[str]:
+        return await self._database.read(tasks.canceled_turns, owner)
+
+    @override
     async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
         return await self._database.write(tasks.move, task_id, state, reason=reason, at=at)
 

@@ -31,6 +31,9 @@ _UNSENT = sa.and_(_MESSAGES, task_messages.c.role == "user", task_messages.c.run
 _SAID = sa.select(task_messages).where(_MESSAGES).order_by(task_messages.c.position)
 _NEXT_POSITION = sa.select(sa.func.coalesce(sa.func.max(task_messages.c.position) + 1, 0)).where(_MESSAGES)
 _RUN = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), runs.c.idempotency_key == sa.bindparam("key"))
+_CANCELED = sa.select(tasks.c.task_id).where(
+    tasks.c.owner == sa.bindparam("of_owner"), tasks.c.state.in_([TaskState.CANCELED.value, TaskState.DELETED.value])
+)
 _UNSETTLED = sa.select(tasks).where(tasks.c.owner.is_not(None)).order_by(tasks.c.task_id)
 
 
@@ -61,6 +64,11 @@ def messages(tx: sa.Connection, task_id: str) -> list[TaskMessage]:
     """What was said in a task, in order."""
     get(tx, task_id)
     return [_message(row) for row in tx.execute(_SAID, {"of_task": task_id})]
+
+
+def canceled_turns(tx: sa.Connection, owner: str) -> list[str]:
+    """Tasks that are over and whose turn the owner has not ended yet."""
+    return list(tx.execute(_CANCELED, {"of_owner": owner}).scalars())
 
 
 # --- changing ---------------------------------------------------------------------------------------------------------

@@ -180,6 +180,25 @@ async def test_a_task_is_canceled_from_another_process(executor: Executor, house
     assert (await executor.wait("t")).state is TaskState.CANCELED
 
 
+async def test_canceling_from_another_process_returns_when_a_waiting_turn_has_left_the_line(
+    executor: Executor, house: House, heard: Heard, until: Until
+) -> None:
+    """Though the ledger has no entry of it yet, by which its driver could be told; it is never sent."""
+    house.script([Hold(), Say("done")])
+    for task_id in ("t", "u"):
+        await executor.tasks.create("alice", task_id, task_id=task_id)
+        await executor.execute(task_id)
+    await until(lambda: bool(house.prompts))
+    async with house.manager(is_observer=True) as other:
+        task = await Tasks(other).cancel("u")
+    assert (task.state, task.owner, task.run_id) == (TaskState.CANCELED, None, None)
+    assert (await executor.tasks.get("t")).state is TaskState.RUNNING
+    house.servers["alice"].release()
+    await executor.wait("t")
+    assert house.prompts == ["t"]
+    assert [state for task_id, state in heard.states if task_id == "u"] == ["pending", "running", "canceled"]
+
+
 async def test_a_failed_task_may_go_on_in_its_session(executor: Executor, house: House) -> None:
     """What the failed turn sent is not sent again."""
     house.script([Fail("the key is not valid")])

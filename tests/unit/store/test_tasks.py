@@ -158,10 +158,12 @@ async def test_a_canceled_task_stays_canceled_when_its_turn_ends(
     run = await send(await begin())
     canceled = await store.tasks.move("t", TaskState.CANCELED, reason="enough", at=now)
     assert (canceled.state, canceled.owner) == (TaskState.CANCELED, "m1")
+    assert (await store.tasks.canceled_turns("m1"), await store.tasks.canceled_turns("m2")) == (["t"], [])
     assert await store.tasks.move("t", TaskState.CANCELED, reason="again", at=now + LATER) == canceled
     await store.finish_run(run, ending(run, "aborted"), runner=None, at=now)
     ended = await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
     assert (ended.state, ended.owner, ended.reason) == (TaskState.CANCELED, None, "enough")
+    assert await store.tasks.canceled_turns("m1") == []
     assert await said(store) == [("user", "hello", "r1"), ("assistant", "done", "r1")]
     with pytest.raises(InvalidTransition, match="canceled and cannot become running"):
         await begin("more")
