@@ -47,6 +47,8 @@ class _Following:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     ended: anyio.Event = field(default_factory=anyio.Event)
     is_collecting: bool = False
+    is_ending: anyio.Event = field(default_factory=anyio.Event)
+    """The instance is to be removed: what it said is collected by whoever removes it, unless it is being collected just now."""
 
 
 class LogCollectors:
@@ -87,8 +89,10 @@ class LogCollectors:
         """Collect the output of an ended instance to its end, so that it may be removed; takes `COMPLETE_LIMIT` at most. Never raises a
         `RunnerError`: a log is no reason to keep an instance."""
         following = self._following.get(ref.instance_id)
-        if following is not None and not following.is_collecting:
-            following.scope.cancel()
+        if following is not None:
+            following.is_ending.set()
+            if not following.is_collecting:
+                following.scope.cancel()
         with anyio.move_on_after(COMPLETE_LIMIT.total_seconds()) as patience:
             if following is not None:
                 await following.ended.wait()
@@ -144,7 +148,9 @@ class LogCollectors:
                 following.is_collecting = False
             if anyio.current_time() - began > LONGEST_PAUSE.total_seconds():
                 pause = FIRST_PAUSE
-            await anyio.sleep(pause.total_seconds())
+            with anyio.move_on_after(pause.total_seconds()):
+                await following.is_ending.wait()
+                return
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _collector(self, agent_id: str, ref: InstanceRef) -> Collector:

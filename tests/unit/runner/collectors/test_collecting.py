@@ -363,12 +363,59 @@ async def test_f05_an_engine_that_goes_away_costs_no_line(house: Any, away: list
     assert await texts(alice) == ["first", "second", "third"]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever waits for a follower's pause waits for ever."""
+    for name in ("FIRST_PAUSE", "LONGEST_PAUSE", "COMPLETE_LIMIT"):
+        monkeypatch.setattr(following, name, timedelta(hours=1))
+
+
 async def test_a_removal_does_not_wait_for_an_engine_that_is_away(
-    house: Any, manager: RunnerManager, away: list[str], alice: Any
+    house: Any, manager: RunnerManager, away: list[str], patient: None, alice: Any
 ) -> None:
-    """A log is no reason to keep an instance."""
+    """A log is no reason to keep an instance: neither its follower's pause nor its last words are waited for."""
     await until(lambda: collected(house) == ["first"])
-    house.backend.kill(instance_id(house))
     away.append("The engine is away.")
-    await manager.start_runner("alice")
+    house.backend.emit(instance_id(house), "second")
+    await until(lambda: manager._usable().logs.count == 0)
+    house.backend.kill(instance_id(house))
+    with anyio.fail_after(LIMIT_SECONDS):
+        await manager.start_runner("alice")
     assert house.starts == ["alice", "alice"]
+
+
+async def test_last_words_are_collected_although_the_follower_s_stream_breaks_just_then(
+    house: Any, manager: RunnerManager, patient: None, alice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who removes the instance ends the follower's pause and reads the rest."""
+    await until(lambda: collected(house) == ["first"])
+    complete = manager._usable().logs.complete
+    breaks = anyio.Event()
+    logs = house.backend.logs
+
+    async def breaking(ref: Any, *, is_following: bool = False, **options: Any) -> AsyncIterator[Any]:
+        if is_following:
+            await breaks.wait()
+            raise EngineUnavailable("reset")
+        async for line in logs(ref, is_following=is_following, **options):
+            yield line
+
+    async def complete_and_break(agent_id: str, ref: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(complete, agent_id, ref)
+            await anyio.sleep(0.05)
+            breaks.set()
+
+    monkeypatch.setattr(manager._usable().logs, "complete", complete_and_break)
+    monkeypatch.setattr(house.backend, "logs", breaking)
+    for each in manager._usable().logs._following.values():
+        each.scope.cancel()
+    await until(lambda: not manager._usable().logs._following)
+    (observed,) = await house.backend.list_instances(manager._usable().install.install_id)
+    manager._usable().logs.follow("alice", observed.ref)
+    await until(lambda: manager._usable().logs.count == 1)
+    house.backend.emit(instance_id(house), "last words")
+    house.backend.kill(instance_id(house))
+    with anyio.fail_after(LIMIT_SECONDS):
+        await manager.start_runner("alice")
+    assert collected(house)[:3] == ["first", "last words", END]
