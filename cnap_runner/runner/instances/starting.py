@@ -54,15 +54,16 @@ class Starting:
             instance_id=plan.wanted.instance_id, spec_hash=plan.wanted.spec_hash, at=install.now()
         )
         starting = starting.settled(settings_hash=None, limits=plan.wanted.limits)
-        await self._places.take(starting)
         try:
+            await self._places.take(starting)
             async with self._gate.passed():
                 began = anyio.current_time()
                 live = await self._replace(spec, record, plan)
             ready = await self._settle(spec, plan, starting, live)
         except BaseException as error:
             async with shielded(CLEAN_UP):
-                await self._give_up(starting, error)
+                if await self._places.is_taken(starting):
+                    await self._give_up(starting, error)
             raise
         await note_start(install, ready, took_seconds=anyio.current_time() - began)
         return live, ready

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import anyio
 
+from cnap_runner.aio.shield import run_shielded
 from cnap_runner.errors import MaxContainersReached, RunnerError
 from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.runner import RunnerRecord
@@ -20,6 +22,9 @@ LOOK_SECONDS = 0.25
 """How soon a place that became free elsewhere is noticed."""
 STAGGER_SECONDS = 0.1
 """Least time between the beginnings of two starts of one manager: what each does first, creating, is the engine's bottleneck."""
+
+ANSWERED_WITHIN = timedelta(seconds=15)
+"""For one try to get a place. The store gives up sooner."""
 
 _log = get_logger(__name__)
 
@@ -34,7 +39,10 @@ class Places:
         self._clean_up = clean_up
 
     async def take(self, record: RunnerRecord) -> None:
-        """Write that a start is about to happen once there is a place; raises `MaxContainersReached` after ``place_timeout``."""
+        """Write that a start is about to happen once there is a place; raises `MaxContainersReached` after ``place_timeout``.
+
+        When it is cancelled, only `is_taken` tells whether that was written.
+        """
         install = self._install
         with anyio.move_on_after(install.settings.place_timeout.total_seconds()):
             while not await self._reserve(record):
@@ -48,14 +56,25 @@ class Places:
         await note(install, record.agent_id, DecisionKind.REFUSED, reason, {"max_containers": places})
         raise MaxContainersReached(f"All {places} places for containers are taken by agents that cannot yield theirs.")
 
+    async def is_taken(self, record: RunnerRecord) -> bool:
+        """Tell whether it is written that this very start is about to happen, or has happened."""
+        return (await self._install.store.get_agent(record.agent_id)).runner.instance_id == record.instance_id
+
     async def _reserve(self, record: RunnerRecord) -> bool:
-        install = self._install
-        return await install.store.reserve_start(
-            record,
-            manager_id=install.manager_id,
-            max_containers=install.settings.max_containers,
-            is_alive=install.is_alive,
-        )
+        """Ask for a place, to the end: nobody would know of one that was got by a call that was cancelled."""
+        install, reserved = self._install, False
+
+        async def reserve() -> None:
+            nonlocal reserved
+            reserved = await install.store.reserve_start(
+                record,
+                manager_id=install.manager_id,
+                max_containers=install.settings.max_containers,
+                is_alive=install.is_alive,
+            )
+
+        await run_shielded(reserve, limit=ANSWERED_WITHIN)
+        return reserved
 
     async def _make_room(self, agent_id: str) -> bool:
         try:

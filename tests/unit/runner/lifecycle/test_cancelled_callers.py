@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from cnap_runner import AgentSpec, RunnerManager, RunRequest
+from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.runner.leasing import leased, leased_if_free
 from cnap_runner.runner.lifecycle.holding import held_while
 
@@ -19,12 +20,12 @@ OTHERS_WRITE = 0.1
 """Seconds for which another process has the write lock."""
 
 
-def cancel_in(house: Any, manager: RunnerManager, name: str, *, of: str = "alice") -> anyio.CancelScope:
-    """Give a scope that is cancelled while the store's method works on an agent for the first time; it then happens all the same."""
+def during(house: Any, manager: RunnerManager, name: str, do: Callable[[], object], *, of: str = "alice") -> None:
+    """Let this happen while the store's method works on an agent for the first time. What was asked for is done all the same."""
     store: Any = manager.parts.install.store
-    real, scope = getattr(store, name), anyio.CancelScope()
+    real = getattr(store, name)
 
-    async def cancelled(first: Any, *arguments: Any, **more: Any) -> Any:
+    async def delayed(first: Any, *arguments: Any, **more: Any) -> Any:
         if of != getattr(first, "agent_id", first):
             return await real(first, *arguments, **more)
         setattr(store, name, real)
@@ -36,13 +37,19 @@ def cancel_in(house: Any, manager: RunnerManager, name: str, *, of: str = "alice
 
     async def let_go(other: sqlite3.Connection) -> None:
         await anyio.sleep(OTHERS_WRITE / 2)
-        scope.cancel()
+        do()
         with anyio.CancelScope(shield=True):
             await anyio.sleep(OTHERS_WRITE / 2)
         other.execute("ROLLBACK")
         other.close()
 
-    setattr(store, name, cancelled)
+    setattr(store, name, delayed)
+
+
+def cancel_in(house: Any, manager: RunnerManager, name: str) -> anyio.CancelScope:
+    """Give a scope that is cancelled while the store's method works on alice for the first time."""
+    scope = anyio.CancelScope()
+    during(house, manager, name, scope.cancel)
     return scope
 
 
@@ -99,3 +106,31 @@ async def test_no_hold_stays_of_work_that_is_cancelled(house: Any, spec: AgentSp
         assert scope.cancelled_caught
         assert not await manager.release("alice", "somebody")  # a later write: what was cancelled is done by now
         assert await manager.list_holds() == []
+
+
+@pytest.mark.parametrize("how", ["its scope", "its task"])
+async def test_no_place_stays_of_a_start_that_is_cancelled(house: Any, spec: AgentSpec, ask: Ask, how: str) -> None:
+    """Whoever is cancelled as a place is given to him gives it back, and no failure is written down."""
+    async with house.manager(max_containers=1) as manager:
+        runner = await manager.create_runner(spec)
+        if how == "its scope":
+            with cancel_in(house, manager, "reserve_start"):
+                await runner.run(ask())
+        else:
+            run = asyncio.ensure_future(runner.run(ask()))
+            during(house, manager, "reserve_start", run.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await run
+        assert (await manager.get_runner("alice")).status is RunnerStatus.STOPPED
+        assert await manager.parts.install.store.get_lease("alice") is None
+        with anyio.fail_after(5):
+            await (await manager.create_runner(AgentSpec(agent_id="bob", model="fake/demo"))).run(ask())
+
+
+async def test_a_place_that_is_got_in_the_last_moment_is_used(house: Any, spec: AgentSpec, ask: Ask) -> None:
+    """Where the patience ends as a place is given, the start goes on."""
+    async with house.manager(max_containers=1, place_timeout=OTHERS_WRITE / 2) as manager:
+        runner = await manager.create_runner(spec)
+        during(house, manager, "reserve_start", lambda: None)
+        await runner.run(ask())
+        assert house.starts == ["alice"]
