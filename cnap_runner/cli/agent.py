@@ -37,7 +37,7 @@ def ls(ctx: typer.Context, is_json: Json = False) -> None:
 
 
 async def _ls(settings: Settings, is_json: bool, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         runners = await manager.list_runners()
         if is_json:
             write_json([_shown(runner.spec) for runner in runners], indent=2)
@@ -79,7 +79,7 @@ def show(
 async def _show(settings: Settings, agent_id: str, is_spec: bool, is_json: bool, _: Interrupts) -> None:
     from cnap_runner.cli.yaml_text import to_yaml
 
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         runner = await manager.get_runner(agent_id)
         shown = _shown(runner.spec) if is_spec else await _described(runner)
         if is_json:

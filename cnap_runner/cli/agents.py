@@ -67,7 +67,7 @@ def ps(
 async def _ps(settings: Settings, is_json: bool, is_watching: bool, _: Interrupts) -> None:
     import anyio
 
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         await _note_missing_engine(manager)
         _show(await agent_lines(manager), is_json=is_json)
         while is_watching:

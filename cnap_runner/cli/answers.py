@@ -42,7 +42,7 @@ def ls(
 
 
 async def _ls(settings: Settings, agent_id: str | None, is_json: bool, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         if agent_id is None:
             found = await manager.pending_answers()
         else:

@@ -33,7 +33,7 @@ def explain(
 
 
 async def _explain(settings: Settings, agent_id: str, is_json: bool, limit: int, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         decisions = await manager.explain(agent_id, limit=limit)
         if is_json:
             write_json(decisions, indent=2)

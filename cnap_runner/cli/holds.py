@@ -75,7 +75,7 @@ def stats(ctx: typer.Context, is_json: Json = False) -> None:
 async def _stats(settings: Settings, is_json: bool, _: Interrupts) -> None:
     from cnap_runner.cli.output import plain, print_table, table, write_json
 
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         agents, work = await manager.stats(), await manager.metrics()
     if is_json:
         write_json({**plain(agents), **plain(work)}, indent=2)

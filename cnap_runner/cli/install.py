@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from cnap_runner.cli.keeper_state import read_state
 from cnap_runner.cli.output import note
 from cnap_runner.errors import InvalidInput, RunnerError, RunnerNotFound
 
@@ -43,10 +44,32 @@ async def opened(
 ) -> AsyncIterator[RunnerManager]:
     """Open the install as one more manager of it.
 
-    Where agents are left warm at its end (``on_shutdown="leave"``), a keeper is started that sees to them, unless one does already. An
-    observer leaves what dead managers left to those that drive agents: a look must not start containers. Only the keeper serves metrics:
-    other commands would be gone at the next scrape. Logging begins here, with the manager's own redactor.
+    Where live agents are found at its end, a keeper is started that sees to them, unless one does already or ``on_shutdown="stop"`` was
+    set. An observer leaves what dead managers left to those that drive agents: a look must not start containers. Only the keeper serves
+    metrics: other commands would be gone at the next scrape. Logging begins here, with the manager's own redactor.
     """
+    is_leaving = settings.on_shutdown == "leave" or "on_shutdown" not in settings.model_fields_set
+    if not is_keeper:
+        _warn_of_unserved(settings, is_leaving=is_leaving)
+    async with _entered(settings, must_exist=must_exist, is_observer=is_observer, is_keeper=is_keeper) as manager:
+        try:
+            yield manager
+        finally:
+            if is_leaving and not is_keeper:
+                await _leave(manager, settings)
+
+
+@asynccontextmanager
+async def looked_into(settings: Settings) -> AsyncIterator[RunnerManager]:
+    """Open the install for a command that only looks: nothing is started, a keeper neither."""
+    async with _entered(settings) as manager:
+        yield manager
+
+
+@asynccontextmanager
+async def _entered(
+    settings: Settings, *, must_exist: bool = True, is_observer: bool = True, is_keeper: bool = False
+) -> AsyncIterator[RunnerManager]:
     from cnap_runner.telemetry.logging import configure_logging
     from cnap_runner.telemetry.redaction import Redactor
     from cnap_runner.wiring import RunnerManager
@@ -59,11 +82,24 @@ async def opened(
     redactor = Redactor()
     configure_logging(settings.log_level, settings.log_format, redactor)
     async with RunnerManager(settings, is_observer=is_observer, redactor=redactor, must_serve=not is_keeper) as manager:
-        try:
-            yield manager
-        finally:
-            if settings.on_shutdown == "leave" and not is_keeper:
-                await _leave(manager, settings)
+        yield manager
+
+
+def _warn_of_unserved(settings: Settings, *, is_leaving: bool) -> None:
+    """Say where the metrics that are asked for are not to be had."""
+    port = settings.metrics_port
+    if port is None:
+        return
+    keeper = read_state(settings.data_dir)
+    if keeper is None:
+        why = "the keeper serves them, which this command starts at its end if agents stay live"
+        if not is_leaving:
+            why = "of the command line only the keeper serves them, and this command starts none"
+    elif keeper.settings.get("metrics_port") == port:
+        return
+    else:
+        why = f"the keeper (process {keeper.pid}) was started without it; `cnap-runner keeper --restart` replaces it"
+    note(f"warning: metrics are not served at port {port}: {why}.", style="yellow")
 
 
 async def _leave(manager: RunnerManager, settings: Settings) -> None:

@@ -8,14 +8,16 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cnap_runner.cli import install
+from cnap_runner.cli.keeper_state import STATE, read_state, write_state
 from cnap_runner.cli.options import settings_of
+from cnap_runner.cli.output import note
 from cnap_runner.cli.running import run_async
-from cnap_runner.errors import ConflictError
+from cnap_runner.errors import ConflictError, InvalidInput
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
@@ -29,20 +31,59 @@ PID = Path("managers") / "keeper.pid"
 LOOK_SECONDS = 0.05
 
 
-def keeper(ctx: typer.Context) -> None:
-    """See to agents that were left warm: freeze and stop the idle ones. Ends with the last of them, or at once where another one does it."""
-    run_async(partial(_keep, settings_of(ctx, keep=True)))
+def keeper(
+    ctx: typer.Context,
+    is_restarting: Annotated[
+        bool, typer.Option("--restart", help="Replace the one that lives by one with the settings of this call.")
+    ] = False,
+    is_ending: Annotated[
+        bool, typer.Option("--stop", help="End the one that lives. Agents stay as they are until another one comes.")
+    ] = False,
+) -> None:
+    """See to agents that were left warm: freeze and stop the idle ones, serve metrics. Commands that leave live agents start it by themselves.
+
+    Stays until the last live agent is stopped, and ends at once where another one lives. It works by the settings it was started with.
+    """
+    if is_restarting and is_ending:
+        raise InvalidInput("Give --restart or --stop: one of the two, not both.")
+    settings = settings_of(ctx, keep=True)
+    if is_restarting or is_ending:
+        install.require(settings)
+        run_async(partial(_replace, settings, is_restarting))
+    else:
+        run_async(partial(_keep, settings))
 
 
 async def _keep(settings: Settings, _: Interrupts) -> None:
     async with install.opened(settings, is_observer=False, is_keeper=True) as manager:
-        path = settings.data_dir / PID
-        if await manager.claim_keeper():
-            try:
-                path.write_text(f"{manager.parts.install.manager_id} {os.getpid()}\n", encoding="ascii")
-                await manager.keep()
-            finally:
-                path.unlink(missing_ok=True)
+        path, state = settings.data_dir / PID, settings.data_dir / STATE
+        if not await manager.claim_keeper():
+            lives = read_state(settings.data_dir)
+            who = f" (process {lives.pid})" if lives else ""
+            note(f"Another keeper lives already{who}; `cnap-runner keeper --restart` replaces it.")
+            return
+        manager_id = manager.parts.install.manager_id
+        try:
+            path.write_text(f"{manager_id} {os.getpid()}\n", encoding="ascii")
+            write_state(settings, manager_id)
+            await manager.keep()
+        finally:
+            state.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+async def _replace(settings: Settings, is_restarting: bool, _: Interrupts) -> None:
+    lived = (settings.data_dir / PID).exists()
+    await end_keeper(settings)
+    if not is_restarting:
+        note("the keeper is ended" if lived else "no keeper lives")
+        return
+    async with install.looked_into(settings) as manager:
+        if await manager.needs_keeper():
+            spawn(settings)
+            note("a new keeper is started")
+        else:
+            note("no agent is live, so none is needed; the next command that leaves one warm starts it")
 
 
 async def ensure_keeper(manager: RunnerManager, settings: Settings) -> None:
@@ -53,8 +94,6 @@ async def ensure_keeper(manager: RunnerManager, settings: Settings) -> None:
 
 def spawn(settings: Settings) -> None:
     """Start a keeper in a session of its own, with no stream of ours; its errors go to ``keeper.log``. Does not wait for it."""
-    from cnap_runner.cli.output import note
-
     own = ["--data-dir", str(settings.data_dir), "--backend", settings.backend]
     path = settings.data_dir / LOG
     try:

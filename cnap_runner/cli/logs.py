@@ -49,7 +49,7 @@ def logs(  # noqa: PLR0913 - each is an option
 
 
 async def _logs(settings: Settings, agent_id: str, wanted: dict[str, Any], show: Any, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         runner = await manager.get_runner(agent_id)
         async for line in runner.logs(**wanted):
             show(line)

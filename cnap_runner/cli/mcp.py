@@ -101,7 +101,7 @@ def ls(ctx: typer.Context, agent: Agent, is_json: Json = False) -> None:
 
 
 async def _ls(settings: Settings, agent_id: str, is_json: bool, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         shown = redacted_data(await _lines(await manager.get_runner(agent_id)))
     if is_json:
         write_json(shown, indent=2)

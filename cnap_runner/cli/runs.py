@@ -37,7 +37,7 @@ def runs(
 
 
 async def _runs(settings: Settings, agent_id: str | None, is_json: bool, limit: int, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         _show((await manager.list_runs(agent_id))[:limit], is_json=is_json)
 
 

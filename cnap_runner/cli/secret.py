@@ -67,7 +67,7 @@ def list_secrets(ctx: typer.Context, is_json: Json = False) -> None:
 
 
 async def _list(settings: Settings, is_json: bool, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         _show(await manager.list_secrets(), is_json=is_json)
 
 

@@ -137,7 +137,7 @@ def show(ctx: typer.Context, task: Task, is_json: Json = False) -> None:
 async def _show(settings: Settings, task_id: str, is_json: bool, _: Interrupts) -> None:
     from cnap_runner.controller import Tasks
 
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         tasks = Tasks(manager)
         task, messages = await tasks.get(task_id), await tasks.messages(task_id)
     if is_json:
@@ -182,7 +182,7 @@ async def _list(
     from cnap_runner.model.task import TaskState
 
     wanted = None if state is None else {TaskState(state)}
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         found = await Tasks(manager).list_newest(agent_id, states=wanted, limit=limit)
     _show_list(found, is_json=is_json)
 

@@ -41,7 +41,7 @@ def ls(
 
 
 async def _ls(settings: Settings, is_json: bool, is_deleted: bool, _: Interrupts) -> None:
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         found = await manager.list_workspaces()
     _show([info for info in found if info.is_deleted or not is_deleted], is_json=is_json)
 
@@ -56,7 +56,7 @@ async def _size(settings: Settings, agent_id: str, is_json: bool, _: Interrupts)
     from cnap_runner.cli.output import write, write_json
     from cnap_runner.runner.workspaces.quota_words import in_words
 
-    async with install.opened(settings) as manager:
+    async with install.looked_into(settings) as manager:
         info = await manager.measure_workspace(agent_id)
     if is_json:
         write_json(_plain(info), indent=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cnap_runner.cli.checks.data import check_data_folder, check_database, check_secrets
+from cnap_runner.cli.checks.data import check_data_folder, check_database, check_keeper, check_secrets
 from cnap_runner.cli.checks.engine import check_egress, check_engine, check_image, check_npm
 from cnap_runner.cli.checks.finding import Check, Finding, State
 from cnap_runner.cli.checks.fitting import check_limits, check_models
@@ -17,6 +17,7 @@ __all__ = [
     "check_egress",
     "check_engine",
     "check_image",
+    "check_keeper",
     "check_limits",
     "check_models",
     "check_npm",
@@ -29,6 +30,7 @@ CHECKS: tuple[Check, ...] = (
     check_data_folder,
     check_database,
     check_secrets,
+    check_keeper,
     check_limits,
     check_npm,
     check_models,

@@ -1,4 +1,4 @@
-"""What an install has on the disk: its folder, its database, its secrets."""
+"""What an install has on the disk: its folder, its database, its secrets, and who keeps it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,3 +108,23 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     else:
         if count:
             yield Finding("secrets", State.OK, f"{count} in {vault.describe()}")
+
+
+async def check_keeper(settings: Settings) -> list[Finding]:
+    """Who sees to idle agents, and whether it does by the settings of this call. Nothing is said where no keeper process lives."""
+    from cnap_runner.cli.keeper_state import in_words, read_state, told
+
+    state = await anyio.to_thread.run_sync(read_state, settings.data_dir)
+    if state is None:
+        return []
+    since = datetime.fromisoformat(state.since).astimezone()
+    works_by = ", ".join(in_words(name, value) for name, value in state.settings.items())
+    says = f"process {state.pid} since {since:%Y-%m-%d %H:%M:%S}: {works_by}"
+    here = told(settings)
+    if here["metrics_port"] is None:  # that nobody asks for metrics here is no wish that there be none
+        del here["metrics_port"]
+    differing = [in_words(name, value) for name, value in here.items() if state.settings.get(name) != value]
+    if not differing:
+        return [Finding("keeper", State.OK, says)]
+    hint = f"Here: {', '.join(differing)}. `cnap-runner keeper --restart` replaces it by one with these."
+    return [Finding("keeper", State.WARN, says, hint)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -9,15 +10,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cnap_runner.cli import keeping
+from cnap_runner.cli import checks, keeping
+from cnap_runner.cli.keeper_state import write_state
 from cnap_runner.cli.keeping import PID
+from cnap_runner.settings import Settings
+from cnap_runner.wiring import RunnerManager
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import House
@@ -41,8 +45,9 @@ def test_a_run_leaves_its_agent_warm_and_a_keeper_behind(cli: House, monkeypatch
     cli(*NEW, "--keep")
     assert (status(cli), len(cli.keepers)) == ("ready", 1)
     cli("stop", "alice")
+    cli.keepers.clear()
     cli(*NEW)
-    assert (status(cli), len(cli.keepers)) == ("ready", 2)
+    assert (status(cli), len(cli.keepers)) == ("ready", 1)
     cli("stop", "alice")
 
 
@@ -76,6 +81,77 @@ def test_figures_are_counted(cli: House) -> None:
     counted = json.loads(cli("stats", "--json").stdout)
     assert (counted["total"], counted["stopped"], counted["tasks_succeeded"]) == (1, 1, 1)
     assert "ended by idle" in cli("stats").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [("pause alice", 1), ("hold alice --for 1h", 1), ("stop alice", 1), ("ps", 0)]
+)
+def test_a_command_that_finds_live_agents_at_its_end_sees_to_a_keeper(
+    cli: House, monkeypatch: pytest.MonkeyPatch, command: str, kept: int
+) -> None:
+    """Whatever it did; one that only looks starts none, and neither does one that shall leave none behind."""
+    cli(*NEW)
+    monkeypatch.delenv("CNAP_RUNNER_ON_SHUTDOWN")
+    leave_somebody_warm(monkeypatch)
+    cli(*command.split())
+    assert len(cli.keepers) == kept
+    monkeypatch.setenv("CNAP_RUNNER_ON_SHUTDOWN", "stop")
+    cli(*command.split())
+    assert len(cli.keepers) == kept
+
+
+def test_that_metrics_are_not_served_is_said(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the commands that do something: where no keeper lives, and where one was started without the port."""
+    cli(*NEW)
+    monkeypatch.setenv("CNAP_RUNNER_METRICS_PORT", "9464")
+    assert "warning: metrics are not served at port 9464" in cli("stop", "alice").stderr
+    assert "warning" not in cli("ps").stderr
+    with living(cli, Settings(data_dir=cli.data_dir, metrics_port=None)):
+        assert "keeper --restart" in cli("stop", "alice").stderr
+    with living(cli, Settings(data_dir=cli.data_dir, metrics_port=9464)):
+        assert "warning" not in cli("stop", "alice").stderr
+
+
+def test_doctor_shows_the_keeper_and_what_it_works_by(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where that is not what counts here, it says how to replace it."""
+    cli(*NEW)
+    monkeypatch.setattr(checks, "CHECKS", (checks.check_keeper,))
+    assert json.loads(cli("doctor", "--json").stdout) == []
+    with living(cli, Settings(data_dir=cli.data_dir)):
+        assert f"process {os.getpid()} since" in cli("doctor").stdout
+        assert "idle_timeout 300 s" in cli("doctor").stdout
+        monkeypatch.setenv("CNAP_RUNNER_IDLE_TIMEOUT", "1h")
+        assert "Here: idle_timeout 3600 s. `cnap-runner keeper --restart`" in cli("doctor").stdout
+
+
+def test_a_keeper_is_replaced(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one with the settings of the call where something is to be kept; a second one says why it ends."""
+    cli(*NEW)
+    assert "none is needed" in cli("keeper", "--restart").stderr
+    leave_somebody_warm(monkeypatch)
+    monkeypatch.setenv("CNAP_RUNNER_IDLE_TIMEOUT", "1h")
+    assert "a new keeper is started" in cli("keeper", "--restart").stderr
+    assert [settings.idle_timeout for settings in cli.keepers] == [timedelta(hours=1)]
+    assert "no keeper lives" in cli("keeper", "--stop").stderr
+    assert cli("keeper", "--stop", "--restart").exit_code == 2
+
+
+def leave_somebody_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an agent be live that nobody sees to: no instance of the backend in memory outlives the command that started it."""
+
+    async def needs_keeper(_: RunnerManager) -> bool:
+        return True
+
+    monkeypatch.setattr(RunnerManager, "needs_keeper", needs_keeper)
+
+
+@contextmanager
+def living(cli: House, settings: Settings) -> Iterator[None]:
+    """Let a keeper with these settings live meanwhile, in this process."""
+    write_state(settings, "m-keeper")
+    with (cli.data_dir / "managers" / "m-keeper.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def test_only_a_frozen_or_ready_agent_can_be_paused(cli: House) -> None:
