@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -85,8 +85,8 @@ class Executor:
     async def handle(self, event: TaskEvent) -> TaskRecord:
         """Do what an event asks for and return the task; a turn it asks for goes on in the background.
 
-        Raises as the method of that name does. ``execute`` of a task that is there already, pending and with the same agent and prompt,
-        begins it: an event may be delivered again.
+        Raises as the method of that name does. ``execute`` of a task that is there already, pending and with the same agent and prompt as
+        far as the event names them, begins it: an event may be delivered again. With others it is a `ConflictError`.
         """
         match event.type:
             case "execute":
@@ -131,15 +131,18 @@ class Executor:
     # --- inside ---------------------------------------------------------------------------------------------------------
 
     async def _make(self, event: TaskEvent) -> None:
-        if event.agent_id is None:
-            return
-        try:
-            await self.tasks.create(event.agent_id, event.prompt, task_id=event.task_id)
-        except ConflictError:
-            task = await self.tasks.get(event.task_id)
-            said = [message.content for message in await self.tasks.messages(event.task_id)]
-            if (task.agent_id, said[:1]) != (event.agent_id, [] if event.prompt is None else [event.prompt]):
-                raise
+        """Make the task that an event describes; one that is there already must be that one."""
+        if event.agent_id is not None:
+            with suppress(ConflictError):
+                await self.tasks.create(event.agent_id, event.prompt, task_id=event.task_id)
+                return
+        task = await self.tasks.get(event.task_id)
+        first = [message.content for message in await self.tasks.messages(event.task_id)][:1]
+        if event.agent_id not in {None, task.agent_id} or (event.prompt is not None and first != [event.prompt]):
+            raise ConflictError(
+                f"Task {event.task_id} was made with another agent or prompt.",
+                hint="Continue it, or choose another id.",
+            )
 
     async def _begin(self, task_id: str, prompt: str | None, allowed: Collection[TaskState]) -> TaskRecord:
         self._opened()

@@ -128,10 +128,10 @@ class Tasks:
         return [task for task in found if task.owner is not None]
 
     async def _move(self, task_id: str, state: TaskState, reason: str | None) -> TaskRecord:
-        before = await self._store.get(check_id(task_id))
-        task = await self._store.move(task_id, state, reason=reason, at=self._install.now())
-        if task.state is not before.state:
-            await self.news.changed(task)
+        task = await self._store.move(check_id(task_id), state, reason=reason, at=self._install.now())
+        if task is None:
+            return await self._store.get(task_id)
+        await self.news.changed(task)
         return task
 
     async def _let_go(self, task: TaskRecord) -> None:

@@ -57,8 +57,8 @@ class TaskStore(ABC):
         """Return the ids of the tasks that were canceled, maybe deleted, and whose turn this owner has not ended yet."""
 
     @abstractmethod
-    async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
-        """Cancel, complete or delete a task. In that state already: nothing happens. Raises `InvalidTransition`."""
+    async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord | None:
+        """Cancel, complete or delete a task, and return it. In that state already: nothing happens; None. Raises `InvalidTransition`."""
 
     @abstractmethod
     async def get(self, task_id: str) -> TaskRecord:

@@ -52,7 +52,7 @@ class SqlTasks(TaskStore):
         return await self._database.read(tasks.canceled_turns, owner)
 
     @override
-    async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
+    async def move(self, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord | None:
         return await self._database.write(tasks.move, task_id, state, reason=reason, at=at)
 
     @override

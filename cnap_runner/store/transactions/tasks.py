@@ -132,11 +132,11 @@ def has_abandoned(tx: sa.Connection, is_driven: IsDriven) -> bool:
     return bool(_abandoned(tx, is_driven))
 
 
-def move(tx: sa.Connection, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord:
-    """To another state, if that may follow; a turn under way keeps its owner."""
+def move(tx: sa.Connection, task_id: str, state: TaskState, *, reason: str | None, at: datetime) -> TaskRecord | None:
+    """To another state, if that may follow; a turn under way keeps its owner. None: it is in that state already."""
     task = get(tx, task_id)
     if task.state is state:
-        return task
+        return None
     check_task_transition(task_id, task.state, state)
     return _change(tx, task, state, reason=reason, at=at)
 

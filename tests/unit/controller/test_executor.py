@@ -106,6 +106,8 @@ async def test_events_do_what_they_name_and_may_be_delivered_again(executor: Exe
     """A repeated execute, before it was begun, begins it; afterwards it is refused, and so is another task of that id."""
     event = TaskEvent(type="execute", task_id="t", agent_id="alice", prompt="one")
     await executor.tasks.create("alice", "one", task_id="t")
+    with pytest.raises(ConflictError):
+        await executor.handle(event.model_copy(update={"agent_id": None, "prompt": "something else"}))
     assert (await executor.handle(event)).state is TaskState.RUNNING
     await executor.wait("t")
     for wrong in (event, event.model_copy(update={"agent_id": "bob"})):
@@ -178,6 +180,15 @@ async def test_a_task_is_canceled_from_another_process(executor: Executor, house
     async with house.manager(is_observer=True) as other:
         assert (await Tasks(other).cancel("t")).state is TaskState.CANCELED
     assert (await executor.wait("t")).state is TaskState.CANCELED
+
+
+async def test_of_many_who_cancel_a_task_at_once_one_tells(executor: Executor, heard: Heard) -> None:
+    """The one that changed it."""
+    await executor.tasks.create("alice", "one", task_id="t")
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(executor.cancel, "t")
+    assert heard.states == [("t", "pending"), ("t", "canceled")]
 
 
 async def test_canceling_from_another_process_returns_when_a_waiting_turn_has_left_the_line(

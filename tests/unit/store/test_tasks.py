@@ -157,9 +157,10 @@ async def test_a_canceled_task_stays_canceled_when_its_turn_ends(
     """What the turn still said is kept; the state is not; deleting it meanwhile disturbs nothing."""
     run = await send(await begin())
     canceled = await store.tasks.move("t", TaskState.CANCELED, reason="enough", at=now)
+    assert canceled is not None
     assert (canceled.state, canceled.owner) == (TaskState.CANCELED, "m1")
     assert (await store.tasks.canceled_turns("m1"), await store.tasks.canceled_turns("m2")) == (["t"], [])
-    assert await store.tasks.move("t", TaskState.CANCELED, reason="again", at=now + LATER) == canceled
+    assert await store.tasks.move("t", TaskState.CANCELED, reason="again", at=now + LATER) is None
     await store.finish_run(run, ending(run, "aborted"), runner=None, at=now)
     ended = await store.tasks.end_turn("t", owner="m1", reason=GONE, at=now)
     assert (ended.state, ended.owner, ended.reason) == (TaskState.CANCELED, None, "enough")
