@@ -71,6 +71,7 @@ class Parts:
         self.tasks.start_soon(self._keep, "reach", Reach(install).stand_watch)
         self.tasks.start_soon(self._keep, "quota", self._quota.watch)
         self.tasks.start_soon(self._keep, "metering", self.metering.store_regularly)
+        self.tasks.start_soon(self._keep, "secrets", self.instances.known_secrets.forget_deleted)
         if install.exposure is not None:
             await self.tasks.start(self.metering.show, install.exposure)
             self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)

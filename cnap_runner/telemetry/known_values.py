@@ -63,14 +63,30 @@ class KnownValues:
 
     def __init__(self, forms: Iterable[str] = ()) -> None:
         """``forms`` are those that `forms_of` gives; none is shorter than `SHORTEST_VALUE`."""
-        ordered = sorted(set(forms), key=lambda form: (-len(form), form))
-        self._longest = len(ordered[0]) if ordered else 0
+        self._longest = 0
         self._by_first: dict[str, list[str]] = {}
         self._by_head: dict[str, list[str]] = {}
-        for form in ordered:
-            self._by_first.setdefault(form[0], []).append(form)
-            self._by_head.setdefault(form[:SHORTEST_VALUE], []).append(form)
-        self._blocks = {head[at : at + _BLOCK] for head in self._by_head for at in range(_STRIDE)}
+        self._blocks: set[str] = set()
+        self._take(set(forms))
+
+    def also(self, forms: Iterable[str]) -> KnownValues:
+        """These and more. Takes far less than making all of them ready anew, however many they are."""
+        both = KnownValues()
+        both._longest = self._longest
+        both._by_first, both._by_head, both._blocks = dict(self._by_first), dict(self._by_head), set(self._blocks)
+        both._take(set(forms))
+        return both
+
+    def _take(self, forms: set[str]) -> None:
+        """Lists are replaced, never changed: another set may have them too."""
+        self._longest = max([self._longest, *map(len, forms)])
+        for lists, length in ((self._by_first, 1), (self._by_head, SHORTEST_VALUE)):
+            fresh: dict[str, set[str]] = {}
+            for form in forms:
+                fresh.setdefault(form[:length], set()).add(form)
+            for beginning, these in fresh.items():
+                lists[beginning] = sorted(these.union(lists.get(beginning, ())), key=lambda form: (-len(form), form))
+        self._blocks |= {form[at : at + _BLOCK] for form in forms for at in range(_STRIDE)}
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where values stand, in order; those that touch each other's characters are one span."""

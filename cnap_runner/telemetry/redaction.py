@@ -38,7 +38,7 @@ class Redactor:
         with self._changing:
             if new := {value: forms_of(value) for value in values if value not in self._forms}:
                 self._forms |= new
-                self._known = KnownValues(chain.from_iterable(self._forms.values()))
+                self._known = self._known.also(chain.from_iterable(new.values()))
 
     def remove(self, *values: str) -> None:
         """Forget values that are no secret any more. Unknown ones are no error."""

@@ -114,6 +114,25 @@ def test_every_place_of_every_value_is_found(values: list[str], text: str) -> No
     assert spans == sorted(spans)
 
 
+@given(
+    values=st.lists(st.text("ab", min_size=6, max_size=12), min_size=1, max_size=8),
+    text=st.text("ab", max_size=60),
+    data=st.data(),
+)
+def test_values_that_came_one_after_another_are_found_as_those_that_came_at_once(
+    values: list[str], text: str, data: Any
+) -> None:
+    """What was added to a set leaves that set as it was."""
+    redactor = Redactor()
+    for value in values:
+        before, spans = redactor.known, redactor.known.spans(text)
+        redactor.add(value)
+        assert before.spans(text) == spans
+    end = data.draw(st.integers(0, len(text)))
+    assert redactor.known.spans(text) == Redactor(values).known.spans(text)
+    assert redactor.known.safe_end(text[:end]) == Redactor(values).known.safe_end(text[:end])
+
+
 def test_short_values_are_left() -> None:
     """Less than six characters would be found in ordinary words."""
     assert Redactor(["a", "", "12345", "   x   "]).redact("a 12345 x") == "a 12345 x"
