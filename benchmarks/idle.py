@@ -18,6 +18,7 @@ from benchmarks.crowd import gather
 from benchmarks.machine import load
 from benchmarks.report import write_section
 from benchmarks.stage import open_stage
+from cnap_runner.model.agent import Life
 
 KNOWN, LIVE = 50, 20
 LIMIT_PERCENT = 0.5
@@ -60,10 +61,11 @@ async def _crowd() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _real(live: int) -> AsyncIterator[None]:
-    """Have a manager with idle agents, some of them with real containers, which are frozen."""
+    """Have a manager with idle agents, some of them with real containers, which are frozen and never stopped."""
     async with open_stage() as stage:
         for number in range(KNOWN):
-            await stage.manager.create_runner(stage.spec(f"idle-{number:02}"))
+            spec = stage.spec(f"idle-{number:02}")
+            await stage.manager.create_runner(spec.model_copy(update={"life": Life(idle_timeout=None, max_age=None)}))
         for number in range(live):
             await stage.manager.start_runner(f"idle-{number:02}")
             await stage.manager.pause_runner(f"idle-{number:02}")
