@@ -64,7 +64,7 @@ class AgentStore(ABC):
 
     @abstractmethod
     async def mark_deleted(self, agent_id: str, *, at: datetime) -> None:
-        """Mark an agent deleted. Unknown or deleted already: nothing happens. Its ledger stays."""
+        """Mark an agent deleted. Unknown or deleted already: nothing happens. Its ledger stays, nobody holds it any more."""
 
     @abstractmethod
     async def list_deleted(self) -> list[AgentRow]:

@@ -13,7 +13,7 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, TurnContext
 from cnap_runner.store.codec import agent_from_row, runner_from_row, runner_values, spec_to_text, to_micros
-from cnap_runner.store.schema import agent_uses, agents, sessions, tasks, wishes
+from cnap_runner.store.schema import agent_uses, agents, holds, sessions, tasks, wishes
 from cnap_runner.store.transactions import leases
 
 _AGENT = agents.c.agent_id == sa.bindparam("of_agent")
@@ -91,9 +91,10 @@ def list_deleted(tx: sa.Connection) -> list[AgentRow]:
 
 
 def mark_deleted(tx: sa.Connection, agent_id: str, *, at: datetime) -> None:
-    """Mark a known agent deleted."""
+    """Mark a known agent deleted. Nobody holds it any more: a later one of that id is another one."""
     deletion = agents.update().where(_AGENT, agents.c.deleted_at.is_(None)).values(deleted_at=to_micros(at))
     tx.execute(deletion, {"of_agent": agent_id})
+    tx.execute(holds.delete().where(holds.c.agent_id == agent_id))
 
 
 def erase(tx: sa.Connection, agent_id: str) -> None:

@@ -105,6 +105,15 @@ async def test_holds_are_renewed_and_end(store: SqlStore, idle: RunnerRecord, no
     assert idle.due_at == now + MINUTE
 
 
+async def test_a_hold_ends_with_its_agent(store: SqlStore, idle: RunnerRecord, now: datetime) -> None:
+    """A later agent of the same id is held by nobody."""
+    await store.put_hold(Hold("alice", "bob", now + MINUTE), at=now)
+    spec = (await store.get_agent(idle.agent_id)).spec
+    await store.mark_deleted("alice", at=now)
+    await store.put_agent(spec, at=now)
+    assert await store.list_holds(at=now) == []
+
+
 def starting(agent_id: str, now: datetime) -> RunnerRecord:
     """The record of a start that is wanted."""
     return RunnerRecord(agent_id).start_intended(instance_id=f"i-{agent_id}", spec_hash="h", at=now)
