@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import anyio
+
 from cnap_runner.errors import InstanceExited, InstanceNotFound, ServerError
 from cnap_runner.model.instance import InstanceRef, InstanceStatus
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
@@ -64,9 +66,14 @@ class Adoption:
         except (ServerError, InstanceExited) as error:
             _log.warning("adoption_failed", agent_id=record.agent_id, error=str(error))
             return None
-        await note_adoption(install, record)
-        events = install.events_of(client)
-        return await self._roster.remember(LiveInstance(record.agent_id, record.ref, endpoint, client, events, life))
+        live = LiveInstance(record.agent_id, record.ref, endpoint, client, install.events_of(client), life)
+        try:
+            await note_adoption(install, record)
+            return await self._roster.remember(live)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await live.aclose()
+            raise
 
     async def _running_at(self, ref: InstanceRef) -> str | None:
         """Tell where an instance listens, thawed if it is frozen; None for one that does not run."""
