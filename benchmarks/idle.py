@@ -62,7 +62,7 @@ async def _crowd() -> AsyncIterator[None]:
 @asynccontextmanager
 async def _real(live: int) -> AsyncIterator[None]:
     """Have a manager with idle agents, some of them with real containers, which are frozen and never stopped."""
-    async with open_stage() as stage:
+    async with open_stage(max_containers=live) as stage:
         for number in range(KNOWN):
             spec = stage.spec(f"idle-{number:02}")
             await stage.manager.create_runner(spec.model_copy(update={"life": Life(idle_timeout=None, max_age=None)}))

@@ -47,11 +47,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def open_stage(*, change: Change | None = None) -> AsyncIterator[Stage]:
+async def open_stage(*, change: Change | None = None, max_containers: int = 10) -> AsyncIterator[Stage]:
     """Open a new install in a temporary folder; at the end all that was made for it is removed, whatever happens."""
     with tempfile.TemporaryDirectory(prefix="cnap-bench-") as name:
         folder = Path(name)
-        settings = Settings(data_dir=folder / "data", fetch_models=False)
+        settings = Settings(data_dir=folder / "data", fetch_models=False, max_containers=max_containers)
         async with _model(folder) as base_url:
             manager = RunnerManager(
                 _opening(settings, change), lambda: load_template(settings.data_dir), is_observer=False
