@@ -1,14 +1,15 @@
 """What is replied to the permissions and questions an agent raises: an agent's rules, what they say, and what waits for somebody.
 
 A rule's key is ``PERMISSION`` or ``PERMISSION:PATTERN`` (``bash``, ``bash:git push *``, ``edit:*/secrets/*``, ``*``), matched as OpenCode
-matches its own: ``*`` is any text, ``?`` any one character, a trailing `` *`` also nothing. The last rule that matches counts.
+matches its own: ``*`` is any text, ``?`` any one character, a trailing `` *`` also nothing, a leading ``~/`` or ``$HOME`` the agent's home. The last rule that
+matches counts.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import translate
@@ -42,6 +43,14 @@ class Rule:
     def matches(self, permission: str, subject: str) -> bool:
         """Whether the rule speaks of this permission for this command, path or address."""
         return is_match(permission, self.permission) and is_match(subject, self.pattern)
+
+    def at_home(self, home: str) -> Rule:
+        """Give the rule with its pattern as OpenCode reads it (seen on 1.18.33), where the agent's home is this one."""
+        if self.pattern == "~" or self.pattern.startswith("~/"):
+            return replace(self, pattern=home + self.pattern.removeprefix("~"))
+        if self.pattern.startswith("$HOME"):
+            return replace(self, pattern=home + self.pattern.removeprefix("$HOME"))
+        return self
 
 
 class AnswerKind(StrEnum):
@@ -81,14 +90,35 @@ def rules_of(answers: Answers) -> list[Rule]:
     return [Rule.parse(key, reply) for key, reply in answers.permissions.items()]
 
 
-def reply_to_permission(answers: Answers, permission: str, patterns: Sequence[str]) -> Reply:
-    """Tell what an agent's rules say about a permission for several subjects (a command line may hold several commands).
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """All that decides what is replied to the permissions an agent raises."""
 
-    One that is rejected decides, then one that is to be asked. What no rule speaks of is asked: OpenCode raised it, so its own
-    configuration wants somebody to decide.
-    """
-    found = {_reply_to(answers, permission, subject) for subject in patterns or (ANY,)}
-    return next(reply for reply in ("reject", "ask", "allow") if reply in found)
+    own: tuple[Rule, ...]
+    """The agent's rules. They count whatever made OpenCode ask."""
+    meant: tuple[Rule, ...]
+    """What OpenCode's configuration says by itself, then the agent's rules: where OpenCode was told to ask because it cannot keep their
+    order, all of them count."""
+    told: tuple[Rule, ...]
+    """What OpenCode was told. Where that is not to ask, something stronger made it ask, and that wants somebody to decide."""
+
+    def reply_to(self, permission: str, subjects: Sequence[str]) -> Reply:
+        """Tell what is replied to a permission for several subjects (a command line may hold several commands).
+
+        One that is rejected decides, then one that is to be asked. What no rule speaks of is asked: OpenCode raised it, so somebody is
+        to decide.
+        """
+        found = {self._reply_to(permission, subject) for subject in subjects or (ANY,)}
+        return next(reply for reply in ("reject", "ask", "allow") if reply in found)
+
+    def _reply_to(self, permission: str, subject: str) -> Reply:
+        is_ours = decided_by(self.told, permission, subject) == "ask"
+        return decided_by(self.meant if is_ours else self.own, permission, subject)
+
+
+def decided_by(rules: Sequence[Rule], permission: str, subject: str) -> Reply:
+    """Tell what the last rule that matches says; ask, where none does."""
+    return next((rule.reply for rule in reversed(rules) if rule.matches(permission, subject)), "ask")
 
 
 def reply_to_question(answers: Answers) -> str:
@@ -107,8 +137,3 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     variants = [pattern, pattern[:-2]] if pattern.endswith(" *") else [pattern]
     # `translate` makes each star commit to its first match, so that no text an agent thinks of makes it search for ever.
     return re.compile("|".join(translate(variant.replace("[", "[[]")) for variant in variants))
-
-
-def _reply_to(answers: Answers, permission: str, subject: str) -> Reply:
-    matching = (rule.reply for rule in reversed(rules_of(answers)) if rule.matches(permission, subject))
-    return next(matching, "ask")

@@ -24,6 +24,7 @@ from cnap_runner.model.events import (
     ToolFailed,
     ToolFinished,
 )
+from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.testing.scripted_model import ScriptedModel
 
 pytestmark = pytest.mark.opencode
@@ -89,6 +90,19 @@ async def test_f13_rules_reply_by_themselves_and_a_rejection_does_not_end_the_tu
     assert [event.output.strip() for event in house.told(ToolFinished)][:1] == ["fine"]
     assert "rule" in house.told(ToolFailed)[0].error
     assert house.told(PermissionRaised) == house.told(QuestionRaised) == []
+
+
+async def test_f13_rules_that_opencode_cannot_keep_in_order_are_replied_to_by_the_manager(house: House) -> None:
+    """What the template allows stays allowed, and a pattern of what takes none in OpenCode does not spoil its configuration."""
+    rules = {"bash": "allow", "*:*secret*": "reject", "webfetch:*evil*": "reject", "bash:~/bin/* *": "reject"}
+    runner = await house.runner(permissions=rules)
+    home = AgentFolders(house.manager.settings.data_dir, "alice").home
+    commands = ("echo fine", "cat secret", f"{home}/bin/x y")
+    result = await house.run(runner, "\n".join(f"bash: {command}" for command in commands) + "\nsay: done")
+    assert (result.error, result.output) == (None, "done")
+    assert [event.output.strip() for event in house.told(ToolFinished)] == ["fine"]
+    assert ["rules" in event.error for event in house.told(ToolFailed)] == [True, True]
+    assert all(event.deadline is None for event in house.told(PermissionRaised))
 
 
 async def test_another_process_answers_what_is_asked(house: House) -> None:

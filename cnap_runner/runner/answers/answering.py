@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -16,8 +17,8 @@ from anyio.abc import TaskGroup
 
 from cnap_runner.aio.lone import lone_errors
 from cnap_runner.errors import AnswerNotPending, ServerError, StoreError
-from cnap_runner.model.agent import Answers
-from cnap_runner.model.answers import AnswerKind, PendingAnswer, reply_to_permission, reply_to_question
+from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.answers import AnswerKind, PendingAnswer, Permissions, reply_to_question
 from cnap_runner.model.events import PermissionRaised, QuestionRaised, RequestAnswered, RunEvent
 from cnap_runner.model.run import RunRecord
 from cnap_runner.runner.answers.replying import (
@@ -31,6 +32,7 @@ from cnap_runner.runner.answers.replying import (
 )
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
+from cnap_runner.runner.provisioning.planning import Planner
 from cnap_runner.runner.turns.callbacks import Emit
 from cnap_runner.telemetry.logging import get_logger
 
@@ -47,11 +49,15 @@ _log = get_logger(__name__)
 class Answering:
     """Sees to the permissions and questions of one turn."""
 
-    def __init__(self, install: Install, *, run: RunRecord, answers: Answers, live: LiveInstance, emit: Emit) -> None:
+    def __init__(
+        self, install: Install, planner: Planner, *, run: RunRecord, spec: AgentSpec, live: LiveInstance, emit: Emit
+    ) -> None:
         """What is heard is handed on to ``emit``, once a request that waits for somebody can be answered."""
         self._install = install
+        self._planner = planner
         self._run = run
-        self._answers = answers
+        self._spec = spec
+        self._answers = spec.answers
         self._live = live
         self._emit = emit
         self._tasks: TaskGroup | None = None
@@ -102,8 +108,13 @@ class Answering:
 
     def _rule(self, event: PermissionRaised | QuestionRaised) -> str:
         if isinstance(event, PermissionRaised):
-            return reply_to_permission(self._answers, event.permission, event.patterns)
+            return self._permissions.reply_to(event.permission, event.patterns)
         return reply_to_question(self._answers)
+
+    @cached_property
+    def _permissions(self) -> Permissions:
+        """Worked out when the turn asks first: most turns never do."""
+        return self._planner.permissions(self._spec, instance_id=self._live.ref.instance_id)
 
     def _pending(self, event: PermissionRaised | QuestionRaised) -> PendingAnswer:
         install, now = self._install, self._install.now()

@@ -53,7 +53,12 @@ _FRONT_MATTER_MODEL = re.compile(r"\A---\n(?:(?!---).*\n)*?model:[ \t]*[\"']?([^
 def configuration(
     spec: AgentSpec, *, template: Mapping[str, Any], settings: Settings, layout: Layout
 ) -> dict[str, Any]:
-    """Merge all layers for an agent. Nothing in it is secret, unless a spec was stored with one."""
+    """Give an agent's configuration, its rules included. Nothing in it is secret, unless a spec was stored with one."""
+    return with_permissions(layered(spec, template=template, settings=settings, layout=layout), spec.answers)
+
+
+def layered(spec: AgentSpec, *, template: Mapping[str, Any], settings: Settings, layout: Layout) -> dict[str, Any]:
+    """Merge all layers for an agent but its rules."""
     merged = merge(merge(template, settings.opencode), {"model": spec.model})
     if spec.mcp:
         merged["mcp"] = {**mapping(merged.get("mcp")), **mcp_servers(spec)}
@@ -64,7 +69,7 @@ def configuration(
         merged["provider"] = {name: _with_base_url(provider) for name, provider in providers.items()}
     if servers := mapping(merged.get("mcp")):
         merged["mcp"] = {name: _without_password(server) for name, server in servers.items()}
-    return with_permissions(merged, spec.answers)
+    return merged
 
 
 def config_file(spec: AgentSpec) -> str:

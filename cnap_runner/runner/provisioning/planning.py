@@ -12,12 +12,14 @@ import anyio.to_thread
 
 from cnap_runner.egress.rules import Rule
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.answers import Permissions
 from cnap_runner.model.ids import new_id
 from cnap_runner.model.instance import InstanceSpec, Layout, Limits, Network
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.provisioning.checking import check_run_model, check_settings
-from cnap_runner.runner.provisioning.configuration import configuration
+from cnap_runner.runner.provisioning.configuration import configuration, layered
 from cnap_runner.runner.provisioning.hardware import network_of
+from cnap_runner.runner.provisioning.permissions import permissions_of
 from cnap_runner.runner.provisioning.rendering import (
     Provision,
     environment,
@@ -77,6 +79,12 @@ class Planner:
     def configuration(self, spec: AgentSpec) -> dict[str, Any]:
         """Give the agent's merged configuration, unresolved."""
         return configuration(spec, template=self._template, settings=self._install.settings, layout=ANYWHERE)
+
+    def permissions(self, spec: AgentSpec, *, instance_id: str) -> Permissions:
+        """Tell what decides about the permissions that the agent raises in an instance."""
+        layout = self._install.backend.layout(self._wanted(spec, instance_id, 1))
+        config = layered(spec, template=self._template, settings=self._install.settings, layout=layout)
+        return permissions_of(config, spec.answers, home=layout.home)
 
     def check(self, spec: AgentSpec) -> None:
         """Raise `InvalidInput` for settings that are known to be wrong."""

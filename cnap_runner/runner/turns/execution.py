@@ -46,6 +46,7 @@ class Execution:
         self._install = install
         self._active = active
         self._telling = telling
+        self._planner = instances.planner
         self._preparation = Preparation(install, instances, queue, quota, active=active, telling=telling)
         self._sending = Sending(install, active, telling)
         self._resumption = Resumption(install, instances)
@@ -99,7 +100,9 @@ class Execution:
 
     def _turn_of(self, sendable: Sendable) -> tuple[Turn, Answering]:
         live, tell = sendable.live, self._telling.hear
-        answering = Answering(self._install, run=self._active.run, answers=sendable.answers, live=live, emit=tell)
+        answering = Answering(
+            self._install, self._planner, run=self._active.run, spec=sendable.spec, live=live, emit=tell
+        )
         turn = Turn(
             live.client,
             live.events,

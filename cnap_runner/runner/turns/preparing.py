@@ -91,7 +91,7 @@ class Preparation:
             after = rest.last_message_id
         prompt = make_prompt(row.spec, request, files)
         limits = limits_of(self._install, row.spec)
-        return Sendable(live, record, session_id, after, prompt, max_run_time, limits, row.spec.answers)
+        return Sendable(live, record, session_id, after, prompt, max_run_time, limits, row.spec)
 
     async def _session(
         self, live: LiveInstance, session_id: str | None, *, at_most: timedelta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-from cnap_runner.model.agent import Answers
+from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.decisions.life import LifeLimits
 from cnap_runner.model.run import Usage
 from cnap_runner.model.runner import RunnerRecord
@@ -26,7 +26,8 @@ class Sendable:
     prompt: Prompt
     max_run_time: timedelta
     limits: LifeLimits
-    answers: Answers
+    spec: AgentSpec
+    """As the instance was given it: what decides about what the agent asks."""
     used: Usage = field(default_factory=Usage)
     """By the run before this prompt."""
     is_resumption: bool = False
@@ -40,6 +41,7 @@ class Sendable:
             record=going_on.record,
             after_message_id=going_on.after_message_id,
             prompt=going_on.prompt,
+            spec=going_on.row.spec,
             used=going_on.used,
             is_resumption=True,
         )

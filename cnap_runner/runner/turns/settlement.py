@@ -14,7 +14,7 @@ from datetime import timedelta
 import anyio
 
 from cnap_runner.errors import RunnerError, RunnerNotFound, ServerError, ServerUnreachable, SessionNotFound
-from cnap_runner.model.agent import Answers
+from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
@@ -127,13 +127,13 @@ class Settlement:
             live = await self._instances.use_as_it_is(record)
             if live is not None:
                 if await self._arrived(live.client, run):
-                    return await self._follow(active, live, row.spec.answers), record
+                    return await self._follow(active, live, row.spec), record
                 record = await self._instances.end(record, reason="to prove that a prompt did not arrive")
         live, record = await self._instances.ensure(replace(row, runner=record))
         if not await was_sent(live.client, run.session_id or "", run.turn_after):
             # One that was told to go on had been sent before.
             return _NOT_SENT if not run.resumes else _NOT_TOLD, record
-        return await self._follow(active, live, row.spec.answers), record
+        return await self._follow(active, live, row.spec), record
 
     async def _arrived(self, client: OpenCodeClient, run: RunRecord) -> bool:
         with anyio.move_on_after(ARRIVAL_SECONDS):
@@ -142,17 +142,18 @@ class Settlement:
             return True
         return False
 
-    async def _follow(self, active: ActiveRun, live: LiveInstance, answers: Answers) -> TurnEnd:
+    async def _follow(self, active: ActiveRun, live: LiveInstance, spec: AgentSpec) -> TurnEnd:
         """Follow the turn to its end; what the run had used before it was told to go on is counted in."""
-        end = await self._see_through(active, live, answers, send=lambda turn: turn.follow())
+        end = await self._see_through(active, live, spec, send=lambda turn: turn.follow())
         return replace(end, usage=await self._resumption.used_before(live, active.run) + end.usage)
 
     async def _see_through(
-        self, active: ActiveRun, live: LiveInstance, answers: Answers, *, send: Callable[[Turn], Awaitable[TurnEnd]]
+        self, active: ActiveRun, live: LiveInstance, spec: AgentSpec, *, send: Callable[[Turn], Awaitable[TurnEnd]]
     ) -> TurnEnd:
         """See a turn through within the time it has; an abort is heard here too, and what it asks is seen to."""
         run = active.run
-        answering = Answering(self._install, run=run, answers=answers, live=live, emit=_nobody_listens)
+        planner = self._instances.planner
+        answering = Answering(self._install, planner, run=run, spec=spec, live=live, emit=_nobody_listens)
         turn = Turn(
             live.client,
             live.events,
@@ -209,7 +210,7 @@ class Settlement:
             end = await self._see_through(
                 active,
                 live,
-                going_on.row.spec.answers,
+                going_on.row.spec,
                 send=lambda turn: turn.send_and_follow(going_on.prompt, on_taken=taken),
             )
         except ServerError as error:

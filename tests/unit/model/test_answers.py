@@ -7,7 +7,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cnap_runner.model.agent import Answers
-from cnap_runner.model.answers import AnswerKind, PendingAnswer, is_match, reply_to_permission, reply_to_question
+from cnap_runner.model.answers import (
+    AnswerKind,
+    PendingAnswer,
+    Permissions,
+    Rule,
+    is_match,
+    reply_to_question,
+    rules_of,
+)
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -34,8 +42,35 @@ def test_the_last_rule_that_matches_decides_and_the_strictest_subject_counts(
     rules: dict[str, str], permission: str, patterns: list[str], reply: str
 ) -> None:
     """Order decides between rules; of several subjects one that is rejected or asked decides for all."""
-    answers = Answers.parse({"permissions": rules})
-    assert reply_to_permission(answers, permission, patterns) == reply
+    own = tuple(rules_of(Answers.parse({"permissions": rules})))
+    assert Permissions(own, own, own).reply_to(permission, patterns) == reply
+
+
+def test_what_opencode_was_not_told_to_ask_is_asked_unless_the_agents_own_rules_speak_of_it() -> None:
+    """Something stronger made it ask; where it was told to, all rules count."""
+    config, own = Rule("*", "*", "allow"), Rule("bash", "ls", "allow")
+    told_to_allow = Permissions((own,), (config, own), (config,))
+    told_to_ask = Permissions((own,), (config, own), (Rule("*", "*", "ask"),))
+    assert [told_to_allow.reply_to("bash", [subject]) for subject in ("ls", "rm x")] == ["allow", "ask"]
+    assert [told_to_ask.reply_to("bash", [subject]) for subject in ("ls", "rm x")] == ["allow", "allow"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "at_home"),
+    [
+        ("~/x", "/agent/home/x"),
+        ("~", "/agent/home"),
+        ("$HOME/x", "/agent/home/x"),
+        ("$HOME", "/agent/home"),
+        ("$HOMES", "/agent/homeS"),
+        ("~x", "~x"),
+        ("/x/~/y", "/x/~/y"),
+        ("*", "*"),
+    ],
+)
+def test_a_pattern_begins_at_home_as_opencodes_do(pattern: str, at_home: str) -> None:
+    """Only at its beginning, and a name after the tilde is none of its own."""
+    assert Rule("edit", pattern, "ask").at_home("/agent/home") == Rule("edit", at_home, "ask")
 
 
 @pytest.mark.parametrize(

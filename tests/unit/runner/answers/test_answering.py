@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from cnap_runner import AgentSpec, Outcome, Runner, RunnerManager, RunRequest, StatusCallback
+from cnap_runner.backends.docker.options import LAYOUT
 from cnap_runner.errors import AnswerNotPending, InvalidInput
 from cnap_runner.model.answers import AnswerKind, PendingAnswer
 from cnap_runner.model.events import PermissionRaised, QuestionRaised, RequestAnswered, RunEvent
@@ -101,6 +102,28 @@ async def test_f13_what_the_rules_reply_to_waits_for_nobody(
     assert [event.deadline for event in heard.raised] == [None]
     (reason,) = await reasons(manager)
     assert "by its rules" in reason
+
+
+async def test_f13_what_the_configuration_allows_is_not_asked_for_a_rule_whose_order_opencode_cannot_keep(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: AskFor
+) -> None:
+    """OpenCode is told to ask of everything then; the template, which allows it, goes on to count."""
+    runner = await manager.create_runner(with_answers(spec, permissions={"bash": "allow", "*:*secret*": "reject"}))
+    house.script([Ask("read", ("a.py",), is_waiting=True), Ask("read", ("secret",), is_waiting=True), Say("read")])
+    result = await runner.run(ask())
+    rejected = {"reply": "reject", "message": REJECTED_BY_RULE}
+    assert (result.output, await replies_of(house)) == ("read", [{"reply": "once"}, rejected])
+
+
+async def test_a_rule_for_the_agents_home_means_its_home_in_the_container(
+    house: Any, manager: RunnerManager, spec: AgentSpec, ask: AskFor
+) -> None:
+    """OpenCode asks with the whole path, whatever the rule is written with."""
+    rules = {"edit": "allow", "edit:~/private/*": "reject"}
+    runner = await manager.create_runner(with_answers(spec, permissions=rules))
+    house.script([Ask("edit", (f"{LAYOUT.home}/private/key",), is_waiting=True), Say("done")])
+    await runner.run(ask())
+    assert await replies_of(house) == [{"reply": "reject", "message": REJECTED_BY_RULE}]
 
 
 async def test_somebody_who_is_asked_replies_from_the_callback(

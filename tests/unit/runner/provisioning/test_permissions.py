@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnap_runner.model.agent import Answers
-from cnap_runner.model.answers import is_match, reply_to_permission, rules_of
-from cnap_runner.runner.provisioning.permissions import with_permissions
+from cnap_runner.model.answers import decided_by, is_match
+from cnap_runner.runner.provisioning.permissions import permissions_of, with_permissions
+
+HOME = "/agent/home"
 
 
 def rendered(config: dict[str, Any] | None = None, **answers: Any) -> list[tuple[str, Any]]:
@@ -79,18 +81,77 @@ def test_what_opencode_would_refuse_is_left_for_it(permission: Any) -> None:
     assert with_permissions({"permission": permission}, Answers())["permission"] == permission
 
 
-_names = st.sampled_from(["*", "bash", "edit", "ba*"])
-_patterns = st.sampled_from(["", ":git *", ":rm *", ":*x"])
-_rules = st.dictionaries(st.builds(str.__add__, _names, _patterns), st.sampled_from(["allow", "ask", "reject"]))
+def happens(config: dict[str, Any], answers: Answers, name: str, subject: str) -> str:
+    """What becomes of a permission: OpenCode decides, or asks whoever drives the turn."""
+    said = opencode_says(with_permissions(config, answers)["permission"], name, subject)
+    if said != "ask":
+        return {"allow": "allow", "deny": "reject"}[said]
+    return permissions_of(config, answers, home=HOME).reply_to(name, [subject])
 
 
-@given(_rules, st.sampled_from(["bash", "edit"]), st.sampled_from(["git log", "rm x", "ls"]))
-def test_opencode_never_allows_more_than_the_rules(rules: dict[str, Any], name: str, subject: str) -> None:
-    """Whatever the order of the rules: OpenCode says the same, or asks, and then the rules themselves are read."""
-    permission = dict(rendered(permissions=rules))
-    said = opencode_says(permission, name, subject)
-    answers = Answers.parse({"permissions": rules})
-    reply = reply_to_permission(answers, name, [subject])
-    is_spoken_of = any(rule.matches(name, subject) for rule in rules_of(answers))
-    meant = {"allow": "allow", "ask": "ask", "reject": "deny"}[reply] if is_spoken_of else "allow"
-    assert said in {meant, "ask"}
+def test_f13_what_the_configuration_says_still_counts_where_opencode_cannot_keep_the_order() -> None:
+    """It is told to ask of everything, then, and the install's own rules are read with the agent's."""
+    answers = Answers.parse({"permissions": {"bash": "allow", "*:*secret*": "reject"}, "fallback": "allow"})
+    config: dict[str, Any] = {"permission": {"*": "allow", "webfetch": "deny"}}
+    asked = [("read", "a.py"), ("bash", "ls"), ("read", "secret.txt"), ("webfetch", "http://x")]
+    assert [happens(config, answers, *one) for one in asked] == ["allow", "allow", "reject", "reject"]
+    git = Answers.parse({"permissions": {"*:*secret*": "reject", "bash:git *": "allow"}, "fallback": "allow"})
+    config = {"permission": {"*": "allow", "bash": {"rm -rf *": "deny"}}}
+    assert [happens(config, git, "bash", line) for line in ("rm -rf /", "git log")] == ["reject", "allow"]
+
+
+def test_what_an_agent_of_the_configuration_asks_is_asked_though_the_rest_is_allowed() -> None:
+    """Who raised a permission is not known, so that no install's ``allow`` replies to it; the spec's own rules do."""
+    config = {"permission": "allow", "agent": {"build": {"permission": {"edit": "ask", "bash": {"ls *": "allow"}}}}}
+    answers = Answers.parse({"permissions": {"bash": "allow", "*:*secret*": "reject", "edit:a.txt": "allow"}})
+    permissions = permissions_of(config, answers, home=HOME)
+    asked = [("edit", "b.txt"), ("edit", "a.txt"), ("bash", "ls"), ("read", "b.txt")]
+    assert [permissions.reply_to(name, [subject]) for name, subject in asked] == ["ask", "allow", "allow", "allow"]
+
+
+def test_a_pattern_of_what_takes_none_in_opencode_is_seen_to_by_us() -> None:
+    """OpenCode refuses its whole configuration otherwise (seen on 1.18.33)."""
+    answers = Answers.parse({"permissions": {"webfetch:*evil*": "reject"}})
+    config = {"permission": "allow"}
+    assert dict(rendered(config, permissions=answers.permissions))["webfetch"] == "ask"
+    assert [happens(config, answers, "webfetch", url) for url in ("http://evil", "http://x")] == ["reject", "allow"]
+
+
+def test_a_pattern_begins_at_the_agents_home() -> None:
+    """As OpenCode reads it: what is to be asked of a folder below it is not allowed by the rule for the rest."""
+    rules = {"external_directory": "allow", "external_directory:~/private/*": "ask"}
+    permissions = permissions_of({}, Answers.parse({"permissions": rules}), home=HOME)
+    subjects = [f"{HOME}/private/*", "/root/private/*", "~/private/*"]
+    assert [permissions.reply_to("external_directory", [subject]) for subject in subjects] == ["ask", "allow", "allow"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "subject"),
+    [
+        ({"web*:*x*": "allow", "*fetch": "allow", "web*:*evil*": "reject"}, "evil"),
+        ({"we*": "reject", "we?": "allow"}, "x"),
+    ],
+)
+def test_two_wildcards_may_mean_the_same_permission(rules: dict[str, Any], subject: str) -> None:
+    """Though neither matches the other's name: what is rejected stays rejected."""
+    assert happens({}, Answers.parse({"permissions": rules}), "webfetch", subject) == "reject"
+
+
+_names = st.sampled_from(["*", "webfetch", "edit", "we*", "*fetch", "*e*", "we?"])
+_patterns = st.sampled_from(["*", "git *", "rm *", "*x"])
+_replies = st.sampled_from(["allow", "ask", "reject"])
+_rules = st.dictionaries(st.builds("{}:{}".format, _names, _patterns), _replies)
+_permission = st.dictionaries(
+    _names, st.dictionaries(_patterns, st.sampled_from(["allow", "ask", "deny"]), min_size=1), max_size=4
+)
+
+
+@settings(deadline=None)
+@given(_permission, _rules, st.sampled_from(["webfetch", "edit", "web"]), st.sampled_from(["git log", "rm x", "ls"]))
+def test_what_happens_is_what_the_rules_say(
+    permission: dict[str, Any], rules: dict[str, Any], name: str, subject: str
+) -> None:
+    """Whatever their order: OpenCode says the same, or asks, and then all rules are read."""
+    config, answers = {"permission": permission}, Answers.parse({"permissions": rules})
+    meant = permissions_of(config, answers, home=HOME).meant
+    assert happens(config, answers, name, subject) == decided_by(meant, name, subject)
