@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import anyio
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -27,7 +30,19 @@ async def run_shielded(cleanup: Callable[[], Awaitable[object]], *, limit: timed
 
     At the limit it is ended where it waits. Its errors are raised. A cancellation that came meanwhile is raised afterwards.
     """
-    task = asyncio.create_task(_within(cleanup, limit))
+    is_in_time, cancelled = await seen_through(_within(cleanup, limit))
+    raise_late(cancelled)
+    return is_in_time
+
+
+async def seen_through(work: Coroutine[Any, Any, T]) -> tuple[T, asyncio.CancelledError | None]:
+    """Await something to its end whatever kind of cancellation comes, however often, and give its result.
+
+    A cancellation of this very task that came meanwhile is given with it, for the caller to raise once nothing is lost by that; one of
+    the surrounding scope is raised where the caller waits next. The work's errors are raised; where the task was cancelled, as the
+    cause of that.
+    """
+    task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not task.done():
@@ -35,11 +50,17 @@ async def run_shielded(cleanup: Callable[[], Awaitable[object]], *, limit: timed
                 await asyncio.wait({task})
             except asyncio.CancelledError as error:
                 cancelled = error
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled() and (failure := task.exception()) is not None:
+    if cancelled is not None and task.cancelled():
+        raise cancelled
+    if cancelled is not None and (failure := task.exception()) is not None:
         raise cancelled from failure
-    raise cancelled
+    return task.result(), cancelled
+
+
+def raise_late(cancelled: asyncio.CancelledError | None) -> None:
+    """Raise a cancellation that was held off by `seen_through`, where there was one."""
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _within(cleanup: Callable[[], Awaitable[object]], limit: timedelta) -> bool:

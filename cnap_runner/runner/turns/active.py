@@ -11,7 +11,7 @@ from types import TracebackType
 import anyio
 
 from cnap_runner.aio.keyed_lock import KeyedLock
-from cnap_runner.model.run import RunRecord
+from cnap_runner.model.run import RunRecord, RunState
 from cnap_runner.model.runner import RunnerRecord
 
 
@@ -38,6 +38,8 @@ class ActiveRun:
     """Set while the run depends on this instance."""
     was_ready: RunnerRecord | None = None
     """The runner as it was when the entry was written, if with it was written that the prompt is about to leave."""
+    never_left: bool = False
+    """Whether it is certain that no prompt of it was sent, whatever is written of it."""
     interruption: Interruption | None = None
     reason: str = ""
     is_out_of_memory: bool = False
@@ -89,6 +91,8 @@ class ActiveRuns:
     def __init__(self) -> None:
         self._runs: dict[str, ActiveRun] = {}
         self._changed: dict[str, anyio.Event] = {}
+        self._never_left: set[int] = set()
+        """Places of entries that could not be ended in time, though it is certain that no prompt of them was sent."""
         self.entering: KeyedLock[str] = KeyedLock()
         """Held, by agent, from before an entry becomes ours until its run is counted as active: in between it would look abandoned."""
 
@@ -102,13 +106,20 @@ class ActiveRuns:
     def add(self, run: RunRecord, *, has_caller: bool = True) -> ActiveRun:
         """Count a run as active. Under the agent's lock of `entering`, in which its entry was made ours."""
         active = self._runs[run.run_id] = ActiveRun(run, has_caller)
+        active.never_left = run.place in self._never_left
         return active
 
     def remove(self, active: ActiveRun) -> None:
         """Count a run as active no more, and wake those who wait for a change of its agent."""
-        del self._runs[active.run.run_id]
+        run = active.run
+        if self._runs.get(run.run_id) is active:  # else it is under way again, under its key
+            del self._runs[run.run_id]
+        if active.never_left and run.state is not RunState.ENDED:
+            self._never_left.add(run.place)
+        else:
+            self._never_left.discard(run.place)
         active.ended.set()
-        self.wake(active.run.agent_id)
+        self.wake(run.agent_id)
 
     def wake(self, agent_id: str) -> None:
         """Wake those who wait for a change of this agent."""

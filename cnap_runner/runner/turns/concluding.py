@@ -36,10 +36,11 @@ class Conclusion:
         self._active = active
         self._telling = telling
 
-    async def end_unsent(self, error: BaseException, *, runner: RunnerRecord | None = None) -> None:
-        """End the entry of a prompt that certainly was not sent."""
+    async def end_unsent(self, error: BaseException) -> None:
+        """End the entry of a prompt that certainly was not sent. Of its runner only what this run wrote itself is undone."""
+        self._active.never_left = True
         try:
-            await self._store_end(self._unsent(error), runner=runner or self._active.was_ready)
+            await self._store_end(self._unsent(error), runner=None)
         except StoreError as trouble:
             # The agent may have been deleted with its ledger; what led here is what the caller must hear.
             _log.warning("run_not_ended", run_id=self._active.run.run_id, error=str(trouble))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 import anyio
 
-from cnap_runner.aio.shield import shielded
+from cnap_runner.aio.shield import raise_late, shielded
 from cnap_runner.errors import RunnerError, ServerError
 from cnap_runner.model.run import RunError, RunRequest, RunResult, RunState
 from cnap_runner.opencode.turn import Turn, TurnEnd
@@ -59,22 +60,25 @@ class Execution:
         *,
         claimed: Claimed | None,
         deadline: float | None,
+        cancelled: asyncio.CancelledError | None = None,
     ) -> RunResult:
         """Wait, make ready, send, follow, store. Raises what goes wrong before the prompt is sent.
 
-        ``claimed`` is what is known of a run whose turn was claimed with its entry. ``deadline`` is one of the event loop's clock. Whatever happens, the entry is ended when this returns or raises.
+        ``claimed`` is what is known of a run whose turn was claimed with its entry. ``deadline`` is one of the event loop's clock.
+        ``cancelled`` came while the entry was written, and is raised here. Whatever happens, the entry is ended when this returns or raises.
         """
         if claimed is not None and self._active.run.state is RunState.SENDING:
             self._active.was_ready = claimed.context.agent.runner
         sendable: Sendable | None = None
         try:
+            raise_late(cancelled)
             await self._telling.tell_state(RunState.QUEUED)
             with self._active.interruptible(deadline), self._install.tracer.span("prepare"):
                 sendable = await self._preparation.make_ready(request, files, claimed)
             sendable = still_wanted(self._active, sendable)
         except BaseException as error:
             async with shielded(WIND_UP):
-                await self._conclusion.end_unsent(error, runner=sendable.record if sendable else None)
+                await self._conclusion.end_unsent(error)
             raise
         with self._install.tracer.span("turn"):
             return await self._send(sendable, deadline=deadline)
@@ -158,6 +162,6 @@ class Execution:
         """End the entry of a run that raises: its caller was cancelled, or its prompt was certainly not taken."""
         is_not_taken = isinstance(error, ServerError) and not sendable.is_resumption
         if is_not_taken or not self._sending.may_have_left:
-            await self._conclusion.end_unsent(error, runner=sendable.record)
+            await self._conclusion.end_unsent(error)
         else:
             await self._conclusion.end_broken(error, turn, sendable)

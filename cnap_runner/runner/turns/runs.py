@@ -8,6 +8,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from cnap_runner.aio.begun import begun
+from cnap_runner.aio.shield import raise_late, seen_through
 from cnap_runner.errors import RunnerError, RunTimedOut
 from cnap_runner.model.counts import ERRORS
 from cnap_runner.model.events import RunEnded
@@ -66,7 +67,8 @@ class Runs:
             while True:
                 async with begun(self._take_head_start(agent_id, request.task_id)) as head_start:
                     async with self.active.entering.holding(agent_id):
-                        entry = await self._enter(agent_id, request)
+                        # Whole or not at all: an entry that nobody has in hand would look as if its prompt had been sent.
+                        entry, cancelled = await seen_through(self._enter(agent_id, request))
                         active = self.active.add(entry.run) if entry.admission is Admission.ENTERED else None
                     if active is not None:
                         claimed = None if entry.context is None else Claimed(entry.context, head_start)
@@ -75,10 +77,13 @@ class Runs:
                         )
                         try:
                             with about(**self._install.ids, **ids_of(entry.run)):
-                                return await execution.run(request, files, claimed=claimed, deadline=deadline)
+                                return await execution.run(
+                                    request, files, claimed=claimed, deadline=deadline, cancelled=cancelled
+                                )
                         finally:
                             self.active.remove(active)
                             self._quota.turn_ended(agent_id)
+                raise_late(cancelled)
                 result = await self._attend(entry.run, deadline=deadline)
                 if result.error is None or result.error.code != "not_sent":
                     await audience.tell(RunEnded(result))

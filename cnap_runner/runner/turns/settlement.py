@@ -77,7 +77,7 @@ class Settlement:
             if record is not None and record.status is RunnerStatus.RUNNING:
                 record = record.turn_ended(at=install.now())
             result = result_of(active.run, end, install)
-            await install.store.finish_run(active.run, result, runner=record, at=install.now())
+            active.run = await install.store.finish_run(active.run, result, runner=record, at=install.now())
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(run.agent_id, install.manager_id)
@@ -108,7 +108,7 @@ class Settlement:
     async def _find_out(self, active: ActiveRun) -> tuple[TurnEnd, RunnerRecord | None]:
         """Tell how the entry's turn ended; an instance that dies while it is read is followed by another."""
         run = active.run
-        if not run.state.is_sent or run.session_id is None:
+        if active.never_left or not run.state.is_sent or run.session_id is None:
             return _NOT_SENT, None
         for _ in range(TRIES):
             try:

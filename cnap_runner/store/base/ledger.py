@@ -145,7 +145,8 @@ class LedgerStore(ABC):
         ``last_active_at``, all at once.
 
         ``runner``, where given, replaces the agent's runner record, but only if the owner has the lease, the present instance is still
-        the same, and its status is not failed. Ended already, or another's: raises `LeaseLost`.
+        the same, and its status is not failed. None: where the record says that it is in this run's turn, it becomes ready, and due for its
+        keeper; nothing else of it changes. Ended already, or another's: raises `LeaseLost`.
         """
 
     @abstractmethod

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from cnap_runner.errors import ConflictError, InstanceExited, LeaseLost, RunnerNotFound
 from cnap_runner.model.agent import AgentSpec
+from cnap_runner.model.run import RunRecord
 from cnap_runner.model.runner import LIVE_STATUSES, TRANSITIONS, RunnerRecord, RunnerStatus
 from cnap_runner.store.base import AgentRow, TurnContext
 from cnap_runner.store.codec import agent_from_row, runner_from_row, runner_values, spec_to_text, to_micros
@@ -146,6 +147,16 @@ _NOTE_DEATH = (
     )
 )
 _TURN_ENDED = agents.update().where(_AGENT).values(last_active_at=sa.bindparam("last_active_at"))
+_TURN_GIVEN_UP = (
+    agents.update()
+    .where(_AGENT, agents.c.status == RunnerStatus.RUNNING.value)
+    .where(
+        leases.is_held_for(
+            agents.c.agent_id, sa.bindparam("by_manager", type_=sa.Text), sa.bindparam("held_for", type_=sa.Text)
+        )
+    )
+    .values(status=RunnerStatus.READY.value, changed_at=sa.bindparam("now"), due_at=sa.bindparam("now"))
+)
 _TURN_ENDED_WELL = _SAVE.where(~_IS_FAILED, _SAME_INSTANCE).values(last_active_at=sa.bindparam("last_active_at"))
 
 
@@ -191,13 +202,19 @@ def forgive(tx: sa.Connection, agent_id: str, *, at: datetime) -> bool:
     return had
 
 
-def note_turn_end(tx: sa.Connection, agent_id: str, owner: str, runner: RunnerRecord | None, at: datetime) -> None:
-    """Set ``last_active_at``, and the record where one is given, its instance is still the present one, and nobody saw it die."""
-    now = to_micros(at)
+def note_turn_end(tx: sa.Connection, run: RunRecord, runner: RunnerRecord | None, at: datetime) -> None:
+    """Set ``last_active_at``, and the record where one is given, its instance is still the present one, and nobody saw it die.
+
+    Where none is given, one that says that it is in this very run's turn becomes ready, and its keeper has a look at it at once.
+    """
+    agent_id, now = run.agent_id, to_micros(at)
     if runner is not None:
-        values = {**_saving(runner, owner), "same_instance": runner.instance_id, "last_active_at": now}
+        values = {**_saving(runner, run.owner), "same_instance": runner.instance_id, "last_active_at": now}
         if tx.execute(_TURN_ENDED_WELL, values).rowcount:
             return
+    else:
+        purpose = leases.purpose_of_run(run.run_id)
+        tx.execute(_TURN_GIVEN_UP, {"of_agent": agent_id, "by_manager": run.owner, "held_for": purpose, "now": now})
     tx.execute(_TURN_ENDED, {"of_agent": agent_id, "last_active_at": now})
 
 

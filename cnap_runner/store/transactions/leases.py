@@ -78,9 +78,16 @@ def release_run(tx: sa.Connection, agent_id: str, manager_id: str, run_id: str) 
     tx.execute(_RELEASE_FOR, {"of_agent": agent_id, "by_manager": manager_id, "held_for": purpose_of_run(run_id)})
 
 
-def is_held(agent_id: sa.ColumnElement[str], manager_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+def is_held(agent_id: sa.ColumnElement[str], manager_id: sa.ColumnElement[str]) -> sa.Exists:
     """Condition: this manager has this agent's lease."""
     return sa.exists().where(leases.c.agent_id == agent_id, leases.c.manager_id == manager_id)
+
+
+def is_held_for(
+    agent_id: sa.ColumnElement[str], manager_id: sa.ColumnElement[str], purpose: sa.ColumnElement[str]
+) -> sa.Exists:
+    """Condition: this manager has this agent's lease for this purpose."""
+    return is_held(agent_id, manager_id).where(leases.c.purpose == purpose)
 
 
 def is_taken(agent_id: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

@@ -225,7 +225,7 @@ def finish(
     row = tx.execute(_END, {**_key(run), "ended_at": to_micros(at), "result": result_to_text(result)}).first()
     if row is None:
         raise _lost(run)
-    agents.note_turn_end(tx, run.agent_id, run.owner, runner, at)
+    agents.note_turn_end(tx, run, runner, at)
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
     waiting.drop_of_run(tx, run.agent_id, run.run_id)
     ended = run_from_row(row)

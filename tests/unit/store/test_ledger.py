@@ -255,6 +255,19 @@ async def test_an_end_is_stored_with_everything_at_once(
     assert (row.last_active_at, row.runner) == (now + LATER, idle)
 
 
+async def test_an_end_of_which_nothing_else_is_known_takes_its_runner_out_of_the_turn(
+    store: SqlStore, sent: Enter, enter: Enter, ready: RunnerRecord, ending: Ending, now: datetime
+) -> None:
+    """Without a record, one that is in this very run's turn becomes ready and due; what else was written of it stays."""
+    run, queued = await sent("r1"), await enter("r2")
+    running = replace(ready.turn_began(at=now), limits=None)
+    await store.save_runner(running, manager_id="m1")
+    await store.finish_run(queued, ending(queued, "not_sent"), runner=None, at=now + LATER)
+    assert (await store.get_agent("alice")).runner == running
+    await store.finish_run(run, ending(run, "not_sent"), runner=None, at=now + LATER)
+    assert (await store.get_agent("alice")).runner == running.turn_ended(at=now + LATER).due(now + LATER)
+
+
 async def test_a_run_ends_once(store: SqlStore, sent: Enter, ending: Ending, now: datetime) -> None:
     """A second finish_run, or one by somebody else, raises LeaseLost; the first result stays."""
     run = await sent("r1")
