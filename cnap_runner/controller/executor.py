@@ -136,6 +136,8 @@ class Executor:
             with suppress(ConflictError):
                 await self.tasks.create(event.agent_id, event.prompt, task_id=event.task_id)
                 return
+        elif event.prompt is None:
+            return
         task = await self.tasks.get(event.task_id)
         first = [message.content for message in await self.tasks.messages(event.task_id)][:1]
         if event.agent_id not in {None, task.agent_id} or (event.prompt is not None and first != [event.prompt]):
