@@ -41,12 +41,16 @@ class AgentLine:
     current_task: str | None
     waiting: int
     """Runs that wait for their turn."""
+    is_waiting_for_place: bool
+    """It starts as soon as one of the ``max_containers`` places is free."""
     asking: int
     """Permissions and questions that wait for somebody's reply."""
     held_until: datetime | None
     """The latest end of its holds: it is not frozen or stopped for doing nothing before."""
+    held_by: tuple[str, ...]
+    """Whose holds they are."""
     instance: str | None
-    """Its container's id, short; the process backend's own name for an instance."""
+    """Its live container's id, short; the process backend's own name for an instance."""
     reason: str | None
     """Why it is in this status, in plain words."""
 
@@ -83,28 +87,28 @@ async def agent_lines(manager: RunnerManager) -> list[AgentLine]:
     for run in reversed(await manager.list_runs(is_unfinished=True)):
         unfinished.setdefault(run.agent_id, []).append(run)
     asking = Counter(pending.agent_id for pending in await manager.pending_answers())
-    held = latest_holds(await manager.list_holds())
+    waiting = set(await manager.waiting_for_place())
+    holds: dict[str, list[Hold]] = {}
+    for hold in await manager.list_holds():
+        holds.setdefault(hold.agent_id, []).append(hold)
     return [
         _line(
             runner,
             unfinished.get(runner.agent_id, []),
             asking=asking[runner.agent_id],
-            held_until=held.get(runner.agent_id),
+            is_waiting_for_place=runner.agent_id in waiting,
+            holds=holds.get(runner.agent_id, []),
         )
         for runner in await manager.list_runners()
     ]
 
 
-def latest_holds(holds: list[Hold]) -> dict[str, datetime]:
-    """Give the latest end of each held agent's holds."""
-    latest: dict[str, datetime] = {}
-    for hold in holds:
-        latest[hold.agent_id] = max(hold.until, latest.get(hold.agent_id, hold.until))
-    return latest
-
-
-def _line(runner: Runner, own: list[RunRecord], *, asking: int, held_until: datetime | None) -> AgentLine:
+def _line(
+    runner: Runner, own: list[RunRecord], *, asking: int, is_waiting_for_place: bool, holds: list[Hold]
+) -> AgentLine:
     """Describe one agent; ``own`` are its unfinished runs, in the order of its queue."""
+    from cnap_runner.model.runner import LIVE_STATUSES
+
     record = runner.record
     current = next((run for run in own if run.state != "queued"), None)
     return AgentLine(
@@ -115,9 +119,11 @@ def _line(runner: Runner, own: list[RunRecord], *, asking: int, held_until: date
         current_run=current.run_id if current else None,
         current_task=current.task_id if current else None,
         waiting=sum(run.state == "queued" for run in own),
+        is_waiting_for_place=is_waiting_for_place,
         asking=asking,
-        held_until=held_until,
-        instance=_short(record.handle),
+        held_until=max((hold.until for hold in holds), default=None),
+        held_by=tuple(hold.owner for hold in holds),
+        instance=_short(record.handle) if record.status in LIVE_STATUSES else None,
         reason=record.reason,
     )
 
@@ -151,19 +157,28 @@ def _show(lines: list[AgentLine], *, is_json: bool) -> None:
 def _table(lines: list[AgentLine]) -> Any:
     from cnap_runner.cli.output import ago, table
 
-    holds = ("HELD UNTIL",) if any(line.held_until for line in lines) else ()
+    holds = ("HELD UNTIL", "BY") if any(line.held_until for line in lines) else ()
     made = table("AGENT", "STATUS", "SINCE", "MODEL", "RUN", "WAITING", *holds, "INSTANCE", "REASON")
     for line in lines:
         run = f"{line.current_run} ({line.current_task})" if line.current_run else ""
         made.add_row(
             line.agent_id,
-            f"{line.status}, asks" if line.asking else line.status,
+            _standing(line),
             ago(line.since),
             line.model,
             run,
             str(line.waiting or ""),
-            *([f"{line.held_until.astimezone():%m-%d %H:%M}" if line.held_until else ""] if holds else []),
+            *([_moment(line.held_until), ", ".join(line.held_by)] if holds else []),
             line.instance or "",
             line.reason or "",
         )
     return made
+
+
+def _standing(line: AgentLine) -> str:
+    more = ", waits for a place" if line.is_waiting_for_place else ", asks" if line.asking else ""
+    return f"{line.status}{more}"
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at.astimezone():%m-%d %H:%M}" if at is not None else ""

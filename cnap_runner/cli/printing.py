@@ -42,6 +42,9 @@ class Printer(Protocol):
     def progress(self, text: str) -> None:
         """Say what is waited for."""
 
+    def wait_for_place(self, *, taken: int, places: int) -> None:
+        """Say that the run waits for one of the places for containers."""
+
     def show(self, event: RunEvent) -> None:
         """Show an event."""
 
@@ -95,6 +98,10 @@ class TextPrinter:
     def progress(self, text: str) -> None:
         """Say what is waited for."""
         self._progress.say(text)
+
+    def wait_for_place(self, *, taken: int, places: int) -> None:
+        """Say it as what is waited for."""
+        self.progress(f"waiting for a place ({taken} of {places} taken)")
 
     def show(self, event: RunEvent) -> None:
         """Show text, tools, what is asked, and retries; the rest says nothing to a person."""
@@ -172,6 +179,10 @@ class JsonPrinter:
     def progress(self, text: str) -> None:
         """Say it on standard error."""
         note(text)
+
+    def wait_for_place(self, *, taken: int, places: int) -> None:
+        """Write it as an event of its own: a run's own events say no more than that it starts."""
+        write_json({"type": "waiting", "for": "place", "taken": taken, "places": places})
 
     def show(self, event: RunEvent) -> None:
         """Write the event; its ``type`` tells which it is."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cnap_runner.wiring import RunnerManager
 
 QUEUE_LOOK_SECONDS = 0.5
-"""How soon and how often a waiting run's place is looked up."""
+"""How soon and how often it is looked up what a run waits for."""
 
 CLOSING_WORDS_SECONDS = 5
 """Longest time to look up how an interrupted run ended."""
@@ -241,7 +241,7 @@ async def follow(manager: RunnerManager, runner: Runner, request: RunRequest, pr
     result: RunResult | None = None
     try:
         async with anyio.create_task_group() as tasks, aclosing(runner.stream(request)) as events:
-            tasks.start_soon(_tell_place, manager, runner, request, printer)
+            tasks.start_soon(_tell_waiting, manager, runner, request, printer)
             async for event in events:
                 tell_progress(event, runner, printer)
                 printer.show(event)
@@ -272,21 +272,42 @@ def tell_progress(event: RunEvent, runner: Runner, printer: Printer) -> None:
         printer.progress(f"agent {runner.agent_id} works")
 
 
-async def _tell_place(manager: RunnerManager, runner: Runner, request: RunRequest, printer: Printer) -> None:
-    """Say how many runs come before this one, for as long as there are any."""
+async def _tell_waiting(manager: RunnerManager, runner: Runner, request: RunRequest, printer: Printer) -> None:
+    """Say how many runs come before this one, for as long as there are any, and then, that it waits for a place."""
     import anyio
 
     told = 0
     while True:
         await anyio.sleep(QUEUE_LOOK_SECONDS)
-        unfinished = [run for run in await manager.list_runs(runner.agent_id) if run.state != "ended"]
+        unfinished = await manager.list_runs(runner.agent_id, is_unfinished=True)
         mine = next((run for run in unfinished if run.idempotency_key == request.idempotency_key), None)
-        if mine is None or mine.state != "queued":
+        if mine is None or mine.state not in {"queued", "starting"}:
+            return
+        if mine.state == "starting":
+            await tell_place(manager, runner, printer)
             return
         before = sum(run.place < mine.place for run in unfinished)
         if before not in {0, told}:
             printer.progress(f"waiting: {before} {'run' if before == 1 else 'runs'} before this one")
         told = before
+
+
+async def tell_place(manager: RunnerManager, runner: Runner, printer: Printer) -> None:
+    """Say that a run that starts waits for a place, and when it has one. Returns once its agent has one."""
+    import anyio
+
+    from cnap_runner.model.runner import LIVE_STATUSES
+
+    is_told = False
+    while (await manager.get_runner(runner.agent_id)).status not in LIVE_STATUSES:
+        if not is_told and runner.agent_id in await manager.waiting_for_place():
+            counted = await manager.stats()
+            taken = counted.active + counted.idle + counted.paused
+            printer.wait_for_place(taken=taken, places=manager.parts.install.settings.max_containers)
+            is_told = True
+        await anyio.sleep(QUEUE_LOOK_SECONDS)
+    if is_told:
+        printer.progress(f"starting agent {runner.agent_id}")
 
 
 async def _tell_interrupted(manager: RunnerManager, runner: Runner, request: RunRequest, printer: Printer) -> None:

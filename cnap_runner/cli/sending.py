@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import anyio
 
+from cnap_runner.aio.lone import lone_errors
 from cnap_runner.cli.exits import ExitCode, code_of_outcome
 from cnap_runner.cli.output import note
 from cnap_runner.cli.pending import warn_of_hindered
 from cnap_runner.cli.printing import Printer
-from cnap_runner.cli.run import CLOSING_WORDS_SECONDS, tell_progress
+from cnap_runner.cli.run import CLOSING_WORDS_SECONDS, tell_place, tell_progress
 from cnap_runner.controller import Executor, TaskListener, Tasks
 from cnap_runner.errors import RunInProgress, RunnerError
 from cnap_runner.model.events import RunEnded, RunEvent
@@ -33,6 +34,10 @@ class _Shown(TaskListener):
         self._printer.show(event)
         if isinstance(event, RunEnded):
             self.result = event.result
+
+    async def tell_place(self, manager: RunnerManager) -> None:
+        """Say that the turn waits for a place, while it does."""
+        await tell_place(manager, self._runner, self._printer)
 
     async def on_error(self, _task_id: str, error: RunnerError, /) -> None:
         """Keep it: it is told by whoever ends the command."""
@@ -69,10 +74,21 @@ async def _turn(manager: RunnerManager, task_id: str, prompt: str | None, shown:
     """Do the turn and return the task after it. Where that is cut short, say how the task stands."""
     try:
         async with Executor(manager, listener=shown) as executor:
-            await executor.send(task_id, prompt)
-            return await executor.wait(task_id)
+            return await _sent(executor, manager, task_id, prompt, shown)
     except anyio.get_cancelled_exc_class():
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLOSING_WORDS_SECONDS):
             task = await Tasks(manager).get(task_id)
             note(f"task {task_id} is {task.state}; `cnap-runner task send {task_id}` goes on with it")
         raise
+
+
+async def _sent(
+    executor: Executor, manager: RunnerManager, task_id: str, prompt: str | None, shown: _Shown
+) -> TaskRecord:
+    with lone_errors():
+        async with anyio.create_task_group() as tasks:
+            await executor.send(task_id, prompt)
+            tasks.start_soon(shown.tell_place, manager)
+            task = await executor.wait(task_id)
+            tasks.cancel_scope.cancel()
+    return task

@@ -66,6 +66,7 @@ class RunnerManager:
         self._stack = AsyncExitStack()
         self._parts: Parts | None = None
         self._is_closing = False
+        self._is_left_by_error = False
 
     async def __aenter__(self) -> Self:
         if self._parts is not None or self._is_closing:
@@ -81,7 +82,9 @@ class RunnerManager:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_left_by_error = kind is not None
+        # What the caller's block raised is not for the task group inside, which would wrap it: it goes on as it is.
         await self._stack.aclose()
 
     # --- agents ---------------------------------------------------------------------------------------------------------
@@ -343,6 +346,11 @@ class RunnerManager:
         install = self._usable().install
         return await install.store.list_holds(at=install.now())
 
+    async def waiting_for_place(self) -> list[str]:
+        """Return the agents that wait for one of the ``max_containers`` places, in the order in which they get one."""
+        install = self._usable().install
+        return await install.store.list_waiting(install.is_alive)
+
     async def stats(self) -> Stats:
         """Count the agents and what ended their instances and turns, over the install's life and all its managers."""
         return await count_agents(self._usable().install)
@@ -398,14 +406,15 @@ class RunnerManager:
         self._is_closing = True
         deadline = anyio.current_time() + parts.install.settings.shutdown_timeout.total_seconds()
         try:
-            if kind is None and os.getpid() == self._pid:
+            if kind is None and not self._is_left_by_error and os.getpid() == self._pid:
                 await parts.drain()
         finally:
             parts.tasks.cancel_scope.cancel()
             # A forked child has nothing to sign off: the agents, the lock and the row are its parent's.
             if os.getpid() == self._pid:
-                async with shielded(timedelta(seconds=deadline - anyio.current_time())):
-                    await parts.end()
+                left = timedelta(seconds=deadline - anyio.current_time())
+                async with shielded(left):
+                    await parts.end(within=left)
 
 
 def _path(given: str | os.PathLike[str]) -> Path:

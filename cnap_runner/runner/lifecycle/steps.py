@@ -14,7 +14,7 @@ import anyio
 from cnap_runner.errors import BackendError, InstanceExited, InstanceNotFound
 from cnap_runner.model.decisions.life import who_yields
 from cnap_runner.model.journal import DecisionKind, Evidence
-from cnap_runner.model.runner import RunnerRecord, RunnerStatus
+from cnap_runner.model.runner import LIVE_STATUSES, RunnerRecord, RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 from cnap_runner.runner.leasing import leased_if_free
@@ -99,10 +99,18 @@ class LifeSteps:
         return True
 
     async def make_room(self, *, wanted_by: str) -> bool:
-        """Stop the instance that has been idle for longest, for an agent that waits for a place; tell whether one was stopped."""
+        """Stop the instance that has been idle for longest, for an agent that waits for a place; tell whether one was stopped.
+
+        Nobody yields where that gains nothing: under a limit that was lowered, too many may be at work for a place to become free.
+        """
         install = self._install
         kept = {one.standing.agent_id: one for one in await install.store.list_kept(now=install.now())}
-        for standing in who_yields(one.standing for one in kept.values()):
+        yielding = who_yields(one.standing for one in kept.values())
+        counted = await install.store.count_statuses()
+        taken = sum(count for status, count in counted.items() if status in LIVE_STATUSES)
+        if taken - len(yielding) >= install.settings.max_containers:
+            return False
+        for standing in yielding:
             reason = f"it was idle for longest, and agent {wanted_by} needed its place"
             if await self.stop_idle(kept[standing.agent_id], reason=reason, kind=DecisionKind.YIELDED):
                 return True

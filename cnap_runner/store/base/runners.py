@@ -33,6 +33,10 @@ class RunnerStore(ABC):
         """
 
     @abstractmethod
+    async def list_waiting(self, is_alive: IsAlive) -> list[str]:
+        """Return the agents that wait for a place, in the order in which they get one."""
+
+    @abstractmethod
     async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:
         """Replace an agent's runner record. The manager must hold the agent's lease, else `LeaseLost`.
 

@@ -34,6 +34,10 @@ class SqlRunners(SqlPart, RunnerStore):
         )
 
     @override
+    async def list_waiting(self, is_alive: IsAlive) -> list[str]:
+        return await self._database.read(places.waiting, is_alive)
+
+    @override
     async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:
         await self._database.write_relaxed(agents.save_runner, record, manager_id=manager_id)
 

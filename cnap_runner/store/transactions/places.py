@@ -42,6 +42,11 @@ def reserve_start(
     return False
 
 
+def waiting(tx: sa.Connection, is_alive: IsAlive) -> list[str]:
+    """Who stands in line, of managers that live; the next one first."""
+    return [row.agent_id for row in tx.execute(_LINE) if is_alive(row.manager_id)]
+
+
 def _before(agent_id: str, line: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Those who come first: the whole line, for one who does not stand in it yet."""
     waiting = [name for name, _ in line]

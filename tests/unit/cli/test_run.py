@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
+from cnap_runner import AgentSpec, Message, RunRequest, Settings
 from cnap_runner.cli import run
+from cnap_runner.cli.agents import agent_lines
+from cnap_runner.cli.interrupts import Interrupts
+from cnap_runner.cli.printing import TextPrinter, make_printer
+from cnap_runner.cli.run import Order, carry_out
 from cnap_runner.errors import RunInProgress
 from cnap_runner.testing import FakeBackend, FlakyBackend, RefusingBackend
 from cnap_runner.testing.fake_opencode import Fail, FailUnanswered, Say, UseTool
+from cnap_runner.wiring import RunnerManager
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import House
@@ -160,3 +168,25 @@ def test_resume_is_asked_for_with_the_run() -> None:
     order = run.Order(agent_id="alice", prompt="hi")
     assert order.request("k").on_interrupt == "fail"
     assert replace(order, is_resuming=True).request("k").on_interrupt == "resume"
+
+
+async def test_a_run_that_waits_for_a_place_says_so(cli: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """To people and to programs, and `ps` knows it too."""
+    settings = Settings(data_dir=cli.data_dir, max_containers=1)
+    async with RunnerManager(settings) as manager:
+        alice = await manager.create_runner(AgentSpec(agent_id="alice", model="fake/demo"))
+        await alice.run(RunRequest(messages=[Message(role="user", content="hi")]))
+        await manager.hold("alice", "me", datetime.now(UTC) + timedelta(hours=1))
+        printer = make_printer(is_json=True, is_streaming=None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(carry_out, Order("bob", "hi", model="fake/demo"), settings, printer, Interrupts())
+            with anyio.fail_after(10):
+                while '"waiting"' not in (said := capsys.readouterr().out):
+                    await anyio.sleep(0.05)
+            waits = {line.agent_id: line.is_waiting_for_place for line in await agent_lines(manager)}
+            await manager.release("alice", "me")
+    assert json.loads(said.splitlines()[-1]) == {"type": "waiting", "for": "place", "taken": 1, "places": 1}
+    assert waits == {"alice": False, "bob": True}
+    capsys.readouterr()
+    TextPrinter(is_streaming=False).wait_for_place(taken=1, places=1)
+    assert capsys.readouterr().err == "waiting for a place (1 of 1 taken)\n"

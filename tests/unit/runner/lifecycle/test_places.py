@@ -47,6 +47,25 @@ async def test_the_longest_idle_yields_its_place(house: Any, ask: Ask) -> None:
         assert (await manager.explain("alice"))[-1].kind is DecisionKind.REFUSED
 
 
+async def test_nobody_yields_where_that_gains_nothing(house: Any, ask: Ask) -> None:
+    """Under a limit that was lowered: as long as those at work alone are too many. Who waits is known meanwhile."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    async with house.manager(max_containers=3) as before, house.manager(max_containers=1) as manager:
+        for agent_id in ("alice", "bob"):
+            await run(before, agent_id, ask())
+        await before.hold("alice", "me", later)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, manager, "carol", ask())
+            with anyio.fail_after(10):
+                while await manager.waiting_for_place() != ["carol"]:
+                    await anyio.sleep(0.01)
+            await anyio.sleep(0.3)
+            assert (await before.get_runner("bob")).status is RunnerStatus.READY
+            await before.release("alice", "me")
+        assert await manager.waiting_for_place() == []
+        assert (await manager.stats()).yielded == 2
+
+
 async def test_places_are_waited_for_in_line_over_managers(house: Any, ask: Ask) -> None:
     """Three agents of two managers share one place: they get it in the order in which they asked, and all in the end."""
     ended: list[str] = []
