@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import anyio
@@ -33,6 +34,8 @@ from cnap_runner.store.base import Wish, WishKind
 from cnap_runner.telemetry.logging import about, get_logger
 
 STOPS_AT_ONCE = 8
+SIGN_OFF = timedelta(seconds=2)
+"""What closing keeps of its time for the last writes, half of it where that is less."""
 CATCH_UP_SECONDS = 15
 """How long a changed spec is applied while its author waits: limits and settings take a second, the end of an instance its grace."""
 
@@ -92,29 +95,34 @@ class Parts:
         Those that are settled without a caller are left: whichever manager looks next goes on with them.
         """
         settings = self.install.settings
-        left = settings.shutdown_timeout - settings.stop_timeout - WIND_UP * 2
+        left = settings.shutdown_timeout - settings.stop_timeout - WIND_UP * 2 - SIGN_OFF
         with anyio.move_on_after(left.total_seconds()):
             for active in self.active:
                 if active.has_caller:
                     await active.ended.wait()
 
-    async def end(self) -> None:
-        """End the turns under way, sign off, and stop the agents that no other living manager uses."""
+    async def end(self, *, within: timedelta) -> None:
+        """End the turns under way, and stop the agents that no other living manager uses; then sign off, whatever became of those."""
         install = self.install
-        try:
-            for active in self.active:
-                active.interrupt(Interruption.ABORTED, "its manager closes")
-            for active in self.active:
-                await active.ended.wait()
-            if install.settings.on_shutdown == "stop":
-                limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
-                async with anyio.create_task_group() as stops:
-                    for agent_id in self.runs.used:
-                        stops.start_soon(self._stop_unused, agent_id, limiter)
-            await install.store.sign_off(install.manager_id, install.is_alive)
-            await self.metering.store_rest()
-        finally:
-            await self.instances.aclose()
+        async with AsyncExitStack() as last:
+            last.push_async_callback(self.instances.aclose)
+            last.push_async_callback(self.metering.store_rest)
+            last.push_async_callback(install.store.sign_off, install.manager_id, install.is_alive)
+            with anyio.move_on_after(max(within - SIGN_OFF, within / 2).total_seconds()) as patience:
+                await self._end_work()
+            if patience.cancelled_caught:
+                _log.warning("closed_too_late", reason="not all that it used could be stopped in time")
+
+    async def _end_work(self) -> None:
+        for active in self.active:
+            active.interrupt(Interruption.ABORTED, "its manager closes")
+        for active in self.active:
+            await active.ended.wait()
+        if self.install.settings.on_shutdown == "stop":
+            limiter = anyio.CapacityLimiter(STOPS_AT_ONCE)
+            async with anyio.create_task_group() as stops:
+                for agent_id in self.runs.used:
+                    stops.start_soon(self._stop_unused, agent_id, limiter)
 
     @asynccontextmanager
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:
