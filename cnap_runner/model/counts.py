@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter as Sums
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import accumulate
@@ -143,8 +143,8 @@ FAILURES = (DecisionKind.START_FAILED, DecisionKind.DIED, DecisionKind.OOM_KILLE
 """What is written down of a container that did not start, or ended by itself."""
 
 
-def of_run(run: RunRecord, result: RunResult) -> Counts:
-    """Tell what the end of a run adds. ``run`` is its entry, ended."""
+def of_run(run: RunRecord, result: RunResult, *, models: Collection[str | None]) -> Counts:
+    """Tell what the end of a run adds. ``run`` is its entry, ended; ``models`` are those that may be counted under their names."""
     sums: Sums[str] = Sums({RUNS.key(result.outcome.value): 1})
     sums.update(RUN_DURATION.of(result.duration))
     if run.sent_at is not None:
@@ -152,16 +152,16 @@ def of_run(run: RunRecord, result: RunResult) -> Counts:
             sums.update(TURN_DURATION.of(run.ended_at - run.sent_at))
         if result.error is not None and result.outcome is not Outcome.SUCCEEDED:
             sums.update({ERRORS.key(_word(result.error.code)): 1})
-    sums.update(_of_usage(result))
+    sums.update(_of_usage(result, models))
     return sums
 
 
-def _of_usage(result: RunResult) -> Counts:
-    """Only models that answered are counted under their names: what a caller asked for may be anything.
+def _of_usage(result: RunResult, models: Collection[str | None]) -> Counts:
+    """Only models that answered are counted under their names, and only those that were asked for: a server may name any, without end.
 
-    The figures are the server's, which its agent can take over: whatever they are, they must not keep the run from ending.
+    The figures too are the server's, which its agent can take over: whatever they are, they must not keep the run from ending.
     """
-    provider, _, model = _model_name(result.model).partition("/")
+    provider, _, model = _model_name(result.model, models).partition("/")
     usage = result.usage
     tokens = {
         "input": usage.input_tokens,
@@ -176,8 +176,8 @@ def _of_usage(result: RunResult) -> Counts:
     return counts
 
 
-def _model_name(given: str | None) -> str:
-    is_name = given is not None and "/" in given and len(given) <= _LONGEST_NAME and given.isprintable()
+def _model_name(given: str | None, models: Collection[str | None]) -> str:
+    is_name = given in models and given is not None and len(given) <= _LONGEST_NAME and given.isprintable()
     return given if given is not None and is_name else "other/other"
 
 

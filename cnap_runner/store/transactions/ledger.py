@@ -17,9 +17,11 @@ from cnap_runner.errors import LeaseLost, RunNotFound
 from cnap_runner.model.counts import of_run
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
+from cnap_runner.store import schema
 from cnap_runner.store.base import Admission, Entry, Intent, IsAlive, Lease, NewRun, Wish
 from cnap_runner.store.codec import result_to_text, run_from_row, to_micros
 from cnap_runner.store.schema import runs, unfinished
+from cnap_runner.store.specs import StoredSpec
 from cnap_runner.store.transactions import admission, agents, counting, leases, waiting, wishes
 
 _QUEUE = sa.select(runs).where(runs.c.agent_id == sa.bindparam("of_agent"), unfinished).order_by(runs.c.place)
@@ -105,11 +107,14 @@ _RUN = (
     .values(state=RunState.RUNNING.value)
     .returning(runs)
 )
+_ITS_SPEC = (
+    sa.select(schema.agents.c.spec).where(schema.agents.c.agent_id == runs.c.agent_id).scalar_subquery().label("spec")
+)
 _END = (
     runs.update()
     .where(_MINE, unfinished)
     .values(state=RunState.ENDED.value, ended_at=sa.bindparam("ended_at"), result=sa.bindparam("result"))
-    .returning(runs)
+    .returning(runs, _ITS_SPEC)
 )
 
 
@@ -229,7 +234,8 @@ def finish(
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
     waiting.drop_of_run(tx, run.agent_id, run.run_id)
     ended = run_from_row(row)
-    counting.add(tx, of_run(ended, result))
+    models = {ended.model, None if row.spec is None else StoredSpec(row.spec).model}
+    counting.add(tx, of_run(ended, result, models=models))
     return ended
 
 

@@ -36,7 +36,7 @@ def result(outcome: Outcome, *, error: RunError | None = None, usage: Usage | No
 
 def test_a_run_counts_its_outcome_its_times_and_what_it_cost() -> None:
     """Once each; the model's name may hold a slash, and money is kept in millionths."""
-    added = counts.of_run(run(), result(Outcome.SUCCEEDED, usage=Usage(input_tokens=10, cost=0.25)))
+    added = counts.of_run(run(), result(Outcome.SUCCEEDED, usage=Usage(input_tokens=10, cost=0.25)), models={"p/m/x"})
     assert counts.RUNS.in_counts(added)["succeeded",] == 1
     assert counts.TOKENS.in_counts(added) == {("p", "m/x", "input"): 10}
     assert counts.COST.in_counts(added) == {("p", "m/x"): 0.25}
@@ -47,7 +47,9 @@ def test_a_run_counts_its_outcome_its_times_and_what_it_cost() -> None:
 
 def test_a_run_that_was_not_sent_counts_no_turn_and_no_error() -> None:
     """What kept it from being sent is raised, and counted where it is."""
-    added = counts.of_run(run(is_sent=False), result(Outcome.FAILED, error=RunError("not_sent", "it was not")))
+    added = counts.of_run(
+        run(is_sent=False), result(Outcome.FAILED, error=RunError("not_sent", "it was not")), models=()
+    )
     assert counts.TURN_DURATION.in_counts(added).count == 0
     assert counts.ERRORS.in_counts(added) == {}
     assert counts.RUNS.in_counts(added)["failed",] == 1
@@ -55,15 +57,24 @@ def test_a_run_that_was_not_sent_counts_no_turn_and_no_error() -> None:
 
 def test_a_label_s_values_stay_few() -> None:
     """A code that is no plain word, such as a provider's sentence, is ``other``."""
-    added = counts.of_run(run(), result(Outcome.FAILED, error=RunError("Oh no: 42 | 43!", "x")))
+    added = counts.of_run(run(), result(Outcome.FAILED, error=RunError("Oh no: 42 | 43!", "x")), models=())
     assert counts.ERRORS.in_counts(added) == {("other",): 1}
+
+
+def test_only_models_that_were_asked_for_are_counted_under_their_names() -> None:
+    """A server, which its agent can take over, may name another one with each run: all of those are one series."""
+    ended = [replace(result(Outcome.SUCCEEDED, usage=Usage(input_tokens=1)), model=f"p/{n}") for n in range(3)]
+    added = [counts.of_run(run(), each, models={"p/1", None}) for each in (*ended, replace(ended[0], model=None))]
+    named = [labels[1] for each in added for labels in counts.TOKENS.in_counts(each)]
+    assert named == ["other", "1", "other", "other"]
 
 
 @pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 1e300])
 def test_no_figure_of_a_server_keeps_a_run_from_ending(cost: float) -> None:
     """An agent can take over its server, and what is counted is stored with the run's end."""
     ended = result(Outcome.SUCCEEDED, usage=Usage(input_tokens=10**40, output_tokens=-5, cost=cost))
-    added = counts.of_run(run(), replace(ended, model="x" * 1000 + "/\n"))
+    name = "x" * 1000 + "/\n"
+    added = counts.of_run(run(), replace(ended, model=name), models={name})
     assert all(0 < number < 2**60 for number in added.values())
     assert [labels[:2] for labels in counts.TOKENS.in_counts(added)] == [("other", "other")]
 

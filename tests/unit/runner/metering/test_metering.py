@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from cnap_runner import AgentSpec, RunnerManager, RunRequest, Settings
 from cnap_runner.errors import InvalidInput, RunnerNotFound, StoreBusy
-from cnap_runner.model.counts import ERRORS, QUEUE_WAIT
+from cnap_runner.model.counts import ERRORS, QUEUE_WAIT, TOKENS
 from cnap_runner.runner.metering import metering
 from cnap_runner.telemetry.metrics.server import serving
 from cnap_runner.testing.fake_opencode.script import Say
@@ -36,6 +36,17 @@ async def test_a_run_shows_in_the_registry_of_any_manager(house: House, spec: Ag
         await shower._usable().metering.sampler.measure()
         assert "cnap_runner_containers_measured 1.0" in generate_latest(registry).decode()
     assert generate_latest(registry) == b""
+
+
+async def test_an_agent_s_own_model_and_one_asked_for_are_counted_under_their_names(
+    house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask
+) -> None:
+    """Of others a server may name as many as it likes."""
+    runner = await manager.create_runner(spec)
+    named = {(await runner.run(each)).model for each in (ask(), ask(model="fake/another"))}
+    tally = await manager._usable().install.store.tally()
+    assert named == {spec.model, "fake/another"}
+    assert {"/".join(labels[:2]) for labels in TOKENS.in_counts(tally.counts)} == named
 
 
 async def test_the_snapshot_is_that_of_the_install_s_life(house: House, spec: AgentSpec, ask: Ask) -> None:
