@@ -48,7 +48,7 @@ async def purge(parts: Parts) -> None:
     """Remove all agents with their files, deleted ones too, all instances, and what they shared: networks and what guards them. Idempotent."""
     install = parts.install
     for row in (*await install.store.list_agents(), *await install.store.list_deleted()):
-        await delete_agent(parts, row.spec.agent_id, with_files=True)
+        await delete_agent(parts, row.agent_id, with_files=True)
     for observation in await install.backend.list_instances(install.install_id):
         await install.backend.remove(observation.ref, grace=install.settings.stop_timeout)
     await Reach(install).purge()

@@ -162,7 +162,7 @@ class RunnerManager:
         """End the agent's unfinished runs, then its instance; session and workspace stay. Stopped already: nothing happens."""
         parts = self._usable()
         row = await parts.install.store.get_agent(check_id(agent_id))
-        async with parts.emptied(row.spec.agent_id, WishKind.STOP):
+        async with parts.emptied(row.agent_id, WishKind.STOP):
             row = await parts.install.store.get_agent(agent_id)
             await parts.instances.end(row.runner, reason="it was asked to stop")
 

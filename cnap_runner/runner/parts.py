@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import BackendError, RunnerError
-from cnap_runner.model.runner import RunnerStatus
+from cnap_runner.model.runner import LIVE_STATUSES, RunnerRecord, RunnerStatus
 from cnap_runner.runner.collectors.following import LogCollectors
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
@@ -53,7 +53,7 @@ class Parts:
         self.instances = Instances(install, template, self.logs)
         self._quota = Quota(install, self.active, tasks, self._stop_instance)
         self.runs = Runs(install, self.instances, self.active, self._quota, tasks=tasks)
-        self.keeper = Keeper(install, self.instances, self.active, chores=(self._forget_dead, self._prune))
+        self.keeper = Keeper(install, self.instances, self.active, tasks, chores=(self._forget_dead, self._prune))
         self._watch = Watch(install, self.instances, self.active)
         self.metering = Metering(install, self._quota.measured)
 
@@ -187,8 +187,19 @@ class Parts:
                 # Somebody may have begun to use it while the lease was waited for.
                 if not await install.store.end_use(install.manager_id, agent_id, install.is_alive):
                     return
-                row = await install.store.get_agent(agent_id)
-                await self.instances.end(row.runner, reason="the manager that used it ended")
+                await self._stop_if_free((await install.store.get_agent(agent_id)).runner)
+
+    async def _stop_if_free(self, record: RunnerRecord) -> None:
+        """Stop an instance, unless somebody holds its agent or works inside it: whoever keeps the install stops it afterwards."""
+        install, reason = self.install, "the manager that used it ended"
+        if record.status in LIVE_STATUSES - {RunnerStatus.STOPPING}:
+            stopping = record.stop_intended(reason=reason, at=install.now())
+            if not await install.store.save_if_free(
+                stopping, seen=record, manager_id=install.manager_id, now=install.now()
+            ):
+                return
+            record = stopping
+        await self.instances.end(record, reason=reason)
 
     async def _forget_dead(self) -> None:
         """Let go of what managers that were killed had: their leases, and places they had begun to take or give back."""

@@ -108,7 +108,7 @@ def runner_from_row(row: Row) -> RunnerRecord:
 def agent_from_row(row: Row) -> AgentRow:
     """A row of ``agents``."""
     return AgentRow(
-        stored=StoredSpec(row.spec),
+        stored=StoredSpec(row.agent_id, row.spec),
         runner=runner_from_row(row),
         created_at=from_micros(row.created_at),
         updated_at=from_micros(row.updated_at),

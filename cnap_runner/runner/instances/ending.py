@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import anyio
+
 from cnap_runner.aio.shield import run_shielded
-from cnap_runner.errors import BackendError
+from cnap_runner.errors import BackendError, RunnerError
 from cnap_runner.model.instance import InstanceRef
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
@@ -31,6 +33,9 @@ class Ending:
         self._roster = roster
         self._reach = reach
         self._logs = logs
+        self._whole: set[anyio.Event] = set()
+        self._begun: dict[str, tuple[DecisionKind, Evidence | None]] = {}
+        """Ends that were begun here and are not done, by instance: one that fails is done by a later clean-up, and was meant the same."""
 
     async def end(
         self,
@@ -48,12 +53,15 @@ class Ending:
         if record.status not in {RunnerStatus.STOPPED, RunnerStatus.STOPPING}:
             record = record.stop_intended(reason=reason, at=install.now())
             await install.save_runner(record)
+        if not was_stopped:
+            self._begun[record.instance_id or ""] = (kind, evidence)
         await self._stop_all(record)
         if record.status is not RunnerStatus.STOPPED:
             record = record.stopped(reason=reason, at=install.now())
             await install.save_runner(record)
         if not was_stopped:
             await note_end(install, record, kind, reason, evidence)
+        self._begun.pop(record.instance_id or "", None)
         return record
 
     async def _stop_all(self, record: RunnerRecord) -> None:
@@ -74,14 +82,25 @@ class Ending:
         """End the present instance for a change, even if nobody waits for that any more: an end half done would keep its place."""
         limit = self._install.settings.stop_timeout + CLEAN_UP
         ended: list[RunnerRecord] = []
+        done = anyio.Event()
+        self._whole.add(done)
 
         async def end() -> None:
             ended.append(await self.end(record, reason=reason, kind=kind, evidence=evidence))
 
-        await run_shielded(end, limit=limit)
+        try:
+            await run_shielded(end, limit=limit)
+        finally:
+            self._whole.discard(done)
+            done.set()
         if not ended:
             raise BackendError(f"The instance of agent {record.agent_id} could not be ended within {limit}.")
         return ended[0]
+
+    async def wait_whole(self) -> None:
+        """Wait until what `end_whole` has begun is done. Needs no lease."""
+        for done in list(self._whole):
+            await done.wait()
 
     async def discard(self, record: RunnerRecord, *, reason: str) -> None:
         """End the present instance and remove all that is left of any; the record says that there is none."""
@@ -90,21 +109,35 @@ class Ending:
         await self._install.save_runner(ended.removed())
 
     async def end_abandoned(self) -> None:
-        """End what a manager that was killed had begun to start or stop: it would take a place for ever."""
+        """End what nobody starts or stops any more, because its manager was killed or could not: it would take a place for ever."""
         install = self._install
         for seen in await install.store.list_runners({RunnerStatus.STARTING, RunnerStatus.STOPPING}):
-            async with leased_if_free(install, seen.agent_id, "clean-up") as is_ours:
-                if is_ours:
-                    await self._end_if_still(seen)
+            lease = await install.store.get_lease(seen.agent_id)
+            if lease is not None and install.is_alive(lease.manager_id):
+                continue
+            try:
+                async with leased_if_free(install, seen.agent_id, "clean-up") as is_ours:
+                    if is_ours:
+                        await self._end_if_still(seen)
+            except RunnerError as error:
+                _log.warning("clean_up_failed", agent_id=seen.agent_id, error=str(error))
 
     async def _end_if_still(self, seen: RunnerRecord) -> None:
         install = self._install
         record = (await install.store.get_agent(seen.agent_id)).runner
-        if record.status is seen.status and record.instance_id == seen.instance_id:
-            await self.remove_all(seen.agent_id)
+        if record.status is not seen.status or record.instance_id != seen.instance_id:
+            return
+        await self.remove_all(seen.agent_id)
+        if record.status is RunnerStatus.STOPPING:
+            # It was healthy: this is only the rest of what somebody had decided.
+            kind, evidence = self._begun.pop(record.instance_id or "", (DecisionKind.STOPPED, None))
+            reason = record.reason or "somebody stopped it"
+            await install.save_runner(record.stopped(reason=reason, at=install.now()).removed())
+        else:
+            kind, evidence = DecisionKind.STOPPED, None
             reason = f"its manager ended while it was {seen.status}"
             await install.save_runner(record.failed(reason=reason, at=install.now()).removed())
-            await note_end(install, record, DecisionKind.STOPPED, reason)
+        await note_end(install, record, kind, reason, evidence)
 
     async def remove_all(self, agent_id: str) -> None:
         """Remove every instance of an agent from the backend."""

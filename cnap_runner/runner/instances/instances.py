@@ -109,6 +109,16 @@ class Instances:
         """Stop the present instance, as `Ending.end`."""
         return await self._ending.end(record, reason=reason, kind=kind, evidence=evidence)
 
+    async def end_whole(
+        self, record: RunnerRecord, *, reason: str, kind: DecisionKind, evidence: Evidence | None = None
+    ) -> RunnerRecord:
+        """Stop the present instance, as `Ending.end_whole`: even if nobody waits for that any more."""
+        return await self._ending.end_whole(record, reason=reason, kind=kind, evidence=evidence)
+
+    async def wait_whole(self) -> None:
+        """Wait until the ends that `end_whole` has begun are done. Needs no lease."""
+        await self._ending.wait_whole()
+
     async def discard(self, record: RunnerRecord, *, reason: str) -> None:
         """End the present instance and remove all that is left of any; the record says that there is none."""
         await self._ending.discard(record, reason=reason)

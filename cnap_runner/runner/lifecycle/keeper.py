@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 
 import anyio
+from anyio.abc import TaskGroup
 
 from cnap_runner.errors import RunnerError, StoreBusy
 from cnap_runner.model.counts import SWEEP_DURATION
@@ -22,7 +23,7 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.lifecycle.holding import sweep_holds
 from cnap_runner.runner.lifecycle.limits import limits_of
-from cnap_runner.runner.lifecycle.wear import age_of, size_of
+from cnap_runner.runner.lifecycle.wear import Wear, age_of, size_of
 from cnap_runner.runner.turns.active import ActiveRuns
 from cnap_runner.store.base import KeptAgent
 from cnap_runner.telemetry.logging import get_logger
@@ -43,9 +44,10 @@ class Keeper:
     """Keeps the live instances of an install, together with the keepers of other managers."""
 
     def __init__(
-        self, install: Install, instances: Instances, active: ActiveRuns, *, chores: tuple[Chore, ...]
+        self, install: Install, instances: Instances, active: ActiveRuns, tasks: TaskGroup, *, chores: tuple[Chore, ...]
     ) -> None:
         """``chores`` are done with each sweep of all; what one of them raises is logged."""
+        self._tasks = tasks
         self._install = install
         self._steps = instances.steps
         self._instances = instances
@@ -80,8 +82,8 @@ class Keeper:
         for chore in self._chores:
             try:
                 await chore()
-            except RunnerError as error:
-                _log.warning("chore_failed", error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the sweep goes on
+                _log.warning("chore_failed", error=str(error), exc_info=not isinstance(error, RunnerError))
         await self._keep(await install.store.list_kept(now=install.now()), is_measuring=True)
         install.metrics.observe(SWEEP_DURATION, timedelta(seconds=anyio.current_time() - began))
 
@@ -96,9 +98,10 @@ class Keeper:
             try:
                 if not await self._step(kept) and is_measuring:
                     await self._measure_idle(kept)
-            except RunnerError as error:
-                _log.warning("keeping_failed", agent_id=kept.standing.agent_id, error=str(error))
-                await self._set_due_after_trouble(kept)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is one agent's trouble and no other's
+                is_bug = not isinstance(error, RunnerError)
+                _log.warning("keeping_failed", agent_id=kept.standing.agent_id, error=str(error), exc_info=is_bug)
+                await self._set_due_after(kept, AFTER_TROUBLE)
 
     async def _step(self, kept: KeptAgent) -> bool:
         """Do what is due for one agent, or set when something is; tell whether something was done."""
@@ -112,7 +115,7 @@ class Keeper:
                 return await self._steps.stop_idle(kept, reason=reason)
             case LifeStep.REPLACE_AGE:
                 wear = age_of(record, limits, self._install)
-                return wear is not None and await self._steps.replace(kept, wear)
+                return wear is not None and await self._replace(kept, wear)
         if record.status is not RunnerStatus.RUNNING and due.again_at != record.due_at:
             await self._install.store.set_due(record, due.again_at)
         return False
@@ -125,7 +128,24 @@ class Keeper:
         if has_worked(standing):
             wear = await size_of(record.ref, limits_of(self._install, kept.agent.spec), self._install)
             if wear is not None:
-                await self._steps.replace(kept, wear)
+                await self._replace(kept, wear)
+
+    async def _replace(self, kept: KeptAgent, wear: Wear) -> bool:
+        """End a worn instance; a held agent gets a new one at once, any other with its next run. A start takes its time, and may wait for a
+        place: nobody else is to wait for that, so it is a task of its own."""
+        if not await self._steps.replace(kept, wear):
+            await self._set_due_after(kept, self._install.settings.sweep_interval)
+            return False
+        if kept.standing.held_until is not None:
+            self._tasks.start_soon(self._start_again, kept.standing.agent_id)
+        return True
+
+    async def _start_again(self, agent_id: str) -> None:
+        try:
+            await self._steps.start_again(agent_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the agent's next run starts it
+            is_bug = not isinstance(error, RunnerError)
+            _log.warning("held_agent_not_started", agent_id=agent_id, error=str(error), exc_info=is_bug)
 
     async def _measure_working(self) -> None:
         """Measure the instances in which this manager drives turns; one that is too large is replaced before its next turn."""
@@ -136,12 +156,13 @@ class Keeper:
             try:
                 spec = (await self._install.store.get_agent(agent_id)).spec
                 live.worn = await size_of(live.ref, limits_of(self._install, spec), self._install)
-            except RunnerError as error:
-                _log.warning("measuring_failed", agent_id=agent_id, error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others are measured
+                is_bug = not isinstance(error, RunnerError)
+                _log.warning("measuring_failed", agent_id=agent_id, error=str(error), exc_info=is_bug)
 
-    async def _set_due_after_trouble(self, kept: KeptAgent) -> None:
+    async def _set_due_after(self, kept: KeptAgent, pause: timedelta) -> None:
         try:
-            await self._install.store.set_due(kept.agent.runner, self._install.now() + AFTER_TROUBLE)
+            await self._install.store.set_due(kept.agent.runner, self._install.now() + pause)
         except RunnerError as error:
             _log.warning("due_time_not_set", agent_id=kept.standing.agent_id, error=str(error))
 

@@ -51,6 +51,9 @@ class Places:
                     await anyio.sleep(LOOK_SECONDS)
             install.known.see(record)
             return
+        if await self._reserve(record):  # the room that was being made when the time was over
+            install.known.see(record)
+            return
         places, waited = install.settings.max_containers, install.settings.place_timeout.total_seconds()
         reason = f"all {places} places for containers were taken by agents at work for {waited:g} s"
         await note(install, record.agent_id, DecisionKind.REFUSED, reason, {"max_containers": places})

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from cnap_runner.errors import ConflictError, InvalidInput, StoreBusy
+from cnap_runner.errors import ConflictError, InvalidInput, StoreError
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.runner import LIVE_STATUSES, RunnerStatus
 from cnap_runner.model.stats import Stats
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.lifecycle.holding import held_while
+from cnap_runner.runner.lifecycle.waking import note_woken
 from cnap_runner.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -54,9 +55,17 @@ async def inside(parts: Parts, agent_id: str, purpose: str) -> AsyncIterator[Non
     install = parts.install
     async with held_while(install, agent_id, purpose):
         if (await install.store.get_agent(agent_id)).runner.status is RunnerStatus.PAUSED:
-            async with parts.leased(agent_id, purpose):
-                await parts.instances.catch_up(await install.store.get_agent(agent_id))
+            await _wake(parts, agent_id, purpose)
         yield
+
+
+async def _wake(parts: Parts, agent_id: str, purpose: str) -> None:
+    """Thaw a paused instance as it is: what changed in the agent's spec is its next turn's business."""
+    async with parts.leased(agent_id, purpose):
+        row = await parts.install.store.get_agent(agent_id)
+        is_paused = row.runner.status is RunnerStatus.PAUSED
+        if is_paused and await parts.instances.use_as_it_is(row.runner) is not None:
+            await note_woken(parts.install, row.spec, row.runner)
 
 
 async def count_agents(install: Install) -> Stats:
@@ -79,7 +88,7 @@ async def be_keeper(install: Install) -> bool:
             is_empty = LIVE_STATUSES.isdisjoint(await store.count_statuses())
             if is_empty and await store.retire_keeper(install.manager_id):
                 return True
-        except StoreBusy as error:
+        except StoreError as error:
             _log.warning("keeper_not_retired", error=str(error))
         await anyio.sleep(KEEPER_LOOK_SECONDS)
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING
 
-import anyio
-
-from cnap_runner.errors import BackendError, InstanceExited, InstanceNotFound
+from cnap_runner.errors import BackendError, InstanceExited, InstanceNotFound, InvalidInput
 from cnap_runner.model.decisions.life import who_yields
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import LIVE_STATUSES, RunnerRecord, RunnerStatus
@@ -21,9 +19,12 @@ from cnap_runner.runner.leasing import leased_if_free
 from cnap_runner.runner.lifecycle.limits import limits_of
 from cnap_runner.runner.lifecycle.wear import Wear
 from cnap_runner.store.base import AgentRow, KeptAgent
+from cnap_runner.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
     from cnap_runner.runner.instances.instances import Instances
+
+_log = get_logger(__name__)
 
 
 class LifeSteps:
@@ -80,23 +81,36 @@ class LifeSteps:
             stopping = seen.stop_intended(reason=reason, at=install.now())
             if not is_ours or not await self._begin(seen, stopping):
                 return False
-            await self._instances.end(stopping, reason=reason, kind=kind, evidence=_idle_evidence(kept, install))
+            await self._instances.end_whole(stopping, reason=reason, kind=kind, evidence=_idle_evidence(kept, install))
         return True
 
     async def replace(self, kept: KeptAgent, wear: Wear) -> bool:
-        """End an instance that is between turns; a held agent gets a new one at once, any other with its next run."""
+        """End an instance that is between turns; a held one only if this process could start another."""
         install, agent_id = self._install, kept.standing.agent_id
         async with self._lease(kept, "replace") as is_ours:
             row = await install.store.get_agent(agent_id)
             if not is_ours or row.runner != kept.agent.runner or await install.store.queue_of(agent_id):
                 return False
-            await self._instances.end(row.runner, reason=wear.reason, kind=wear.kind, evidence=wear.evidence)
-            if kept.standing.held_until is not None:
-                # Its place may be another's by now: nobody else's life is to wait for that.
-                patience = install.settings.start_timeout + install.settings.health_timeout
-                with anyio.move_on_after(patience.total_seconds()):
-                    await self._instances.ensure(await install.store.get_agent(agent_id))
+            if kept.standing.held_until is not None and not await self._can_start(row):
+                return False
+            await self._instances.end_whole(row.runner, reason=wear.reason, kind=wear.kind, evidence=wear.evidence)
         return True
+
+    async def _can_start(self, row: AgentRow) -> bool:
+        try:
+            await self._instances.planner.plan(row.spec, generation=row.runner.generation + 1)
+        except InvalidInput as error:
+            reason = self._install.redactor.redact(error.message)
+            _log.warning("worn_instance_kept", agent_id=row.agent_id, error=reason)
+            return False
+        return True
+
+    async def start_again(self, agent_id: str) -> None:
+        """Start an agent whose instance was replaced, unless somebody is at work on it. Raises as a start does."""
+        install = self._install
+        async with leased_if_free(install, agent_id, "replace") as is_ours:
+            if is_ours:
+                await self._instances.ensure(await install.store.get_agent(agent_id))
 
     async def make_room(self, *, wanted_by: str) -> bool:
         """Stop the instance that has been idle for longest, for an agent that waits for a place; tell whether one was stopped.

@@ -33,7 +33,7 @@ _log = get_logger(__name__)
 
 async def list_workspaces(install: Install, agent_ids: Iterable[str] | None = None) -> list[WorkspaceInfo]:
     """Measure the files of these agents, or of all that have any, deleted ones too; by id. Raises `RunnerNotFound` for one without."""
-    rows = {row.spec.agent_id: row for row in (*await install.store.list_agents(), *await install.store.list_deleted())}
+    rows = {row.agent_id: row for row in (*await install.store.list_agents(), *await install.store.list_deleted())}
     there = await anyio.to_thread.run_sync(_ids_with_files, install.settings.data_dir)
     wanted = sorted(there | rows.keys()) if agent_ids is None else [check_id(agent_id) for agent_id in agent_ids]
     found = []
@@ -83,7 +83,7 @@ async def prune(parts: Parts) -> list[str]:
     """
     install = parts.install
     rows = await install.store.list_deleted()
-    deleted = [(row.spec.agent_id, row.deleted_at) for row in rows if row.deleted_at is not None]
+    deleted = [(row.agent_id, row.deleted_at) for row in rows if row.deleted_at is not None]
     due = due_for_removal(deleted, retention=install.settings.workspace_retention, now=install.now())
     removed = []
     for agent_id in due:
@@ -166,7 +166,7 @@ def _changed(folders: AgentFolders) -> datetime:
 
 def _require_stopped(row: AgentRow) -> None:
     if row.runner.status in LIVE_STATUSES:
-        agent_id = row.spec.agent_id
+        agent_id = row.agent_id
         raise ConflictError(
             f"Agent {agent_id} is {row.runner.status}, and its workspace in use.",
             hint=f"Stop it first: `cnap-runner stop {agent_id}`.",

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from cnap_runner.errors import ConflictError, InstanceExited, InvalidInput, LeaseLost, RunnerNotFound, RunNotFound
+from cnap_runner.errors import (
+    ConflictError,
+    InstanceExited,
+    InvalidInput,
+    LeaseLost,
+    RunnerNotFound,
+    RunNotFound,
+    StoreError,
+)
 from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.run import RunRecord
 from cnap_runner.model.runner import RunnerRecord, RunnerStatus
@@ -47,7 +55,7 @@ async def test_a_spec_that_cannot_be_read_hinders_no_list(store: SqlStore, now: 
     row = next(row for row in await store.list_agents() if row.agent_id == "carol")
     assert (row.model, row.runner.status) == ("later/model", RunnerStatus.PENDING)
     assert await store.list_runners([RunnerStatus.PENDING])
-    with pytest.raises(ValueError, match="unheard_of"):
+    with pytest.raises(StoreError, match=r"carol.*unheard_of"):
         _ = row.spec
 
 
