@@ -183,7 +183,8 @@ class Runner:
 
         To a permission: ``allow``, ``always`` (what is like it too, until the instance ends) or ``reject``, of which ``message`` tells the
         agent why. To a question: a text, for several questions a list with a text or the labels chosen for each, or ``reject``. Of two
-        replies the first counts: the later one raises `AnswerNotPending`. Raises `InvalidInput` for what is no reply to what was asked.
+        replies the first counts: the later one raises `AnswerNotPending`. Raises `InvalidInput` for what is no reply to what was asked, and
+        `BackendError` or `ServerError` where the instance cannot be reached for now: what waits is kept.
         """
         parts = self._usable()
         live = parts.instances.last_used(self.agent_id)

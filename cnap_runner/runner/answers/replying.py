@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cnap_runner.errors import AnswerNotPending, BackendError, InvalidInput, RunnerNotFound
+from cnap_runner.errors import AnswerNotPending, InstanceNotFound, InvalidInput, RunnerNotFound, ServerUnreachable
 from cnap_runner.model.answers import AnswerKind, PendingAnswer
+from cnap_runner.model.instance import InstanceStatus
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.opencode.client import OpenCodeClient
 from cnap_runner.runner.boot import LiveInstance
@@ -81,7 +82,7 @@ async def give_answer(
 ) -> None:
     """Reply to a request that waits, whoever drives its turn. ``live`` is what this manager last used for the agent.
 
-    Raises `AnswerNotPending`, `InvalidInput`.
+    Raises `AnswerNotPending`, `InvalidInput`; `BackendError` and `ServerError` where the instance cannot be reached: what waits is kept then.
     """
     pending = await install.store.get_pending(request_id)
     if pending is None or pending.agent_id != agent_id:
@@ -126,12 +127,14 @@ async def _endpoint(install: Install, pending: PendingAnswer) -> str:
         record = (await install.store.get_agent(pending.agent_id)).runner
         if record.ref is None or record.instance_id != pending.instance_id:
             raise gone
-        endpoint = (await install.backend.inspect(record.ref)).endpoint
-    except (RunnerNotFound, BackendError) as error:
+        seen = await install.backend.inspect(record.ref)
+    except (RunnerNotFound, InstanceNotFound) as error:
         raise gone from error
-    if endpoint is None:
+    if seen.status is InstanceStatus.EXITED:
         raise gone
-    return endpoint
+    if seen.endpoint is None:
+        raise ServerUnreachable(f"The instance of agent {pending.agent_id} has no address at the moment.")
+    return seen.endpoint
 
 
 def _answers(given: GivenAnswer, count: int) -> tuple[tuple[str, ...], ...]:
