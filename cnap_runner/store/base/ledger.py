@@ -134,7 +134,8 @@ class LedgerStore(ABC):
     ) -> RunRecord | Wish:
         """Go back to sending from a turn that was interrupted, because another prompt, which says so, is about to leave.
 
-        Otherwise as `mark_sending`. ``resumed_after`` is the session's last message then, ``instance_id`` the instance it leaves for.
+        Otherwise as `mark_sending`. ``resumed_after`` is the session's last message then, ``instance_id`` the instance it leaves for: what
+        others asked for the run is forgotten.
         """
 
     @abstractmethod

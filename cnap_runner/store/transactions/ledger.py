@@ -189,8 +189,14 @@ def mark_sending(
 def mark_resuming(
     tx: sa.Connection, run: RunRecord, values: dict[str, Any], *, runner: RunnerRecord | None
 ) -> RunRecord | Wish:
-    """From sending or running back to sending with these columns, unless a wish means the run; raises `LeaseLost`."""
-    return _leave(tx, run, _RESUME, values, runner=runner, states=_SENT)
+    """From sending or running back to sending with these columns, unless a wish means the run; raises `LeaseLost`.
+
+    What instances before this one asked waits no more.
+    """
+    answer = _leave(tx, run, _RESUME, values, runner=runner, states=_SENT)
+    if isinstance(answer, RunRecord):
+        waiting.drop_of_others(tx, run.agent_id, run.run_id, instance_id=values["instance_id"])
+    return answer
 
 
 def _leave(

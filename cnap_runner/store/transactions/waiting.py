@@ -15,6 +15,7 @@ _BY_AGE = sa.select(pending_answers).order_by(pending_answers.c.asked_at, pendin
 _DROP_OF_RUN = pending_answers.delete().where(
     pending_answers.c.agent_id == sa.bindparam("of_agent"), pending_answers.c.run_id == sa.bindparam("of_run")
 )
+_DROP_OF_OTHERS = _DROP_OF_RUN.where(pending_answers.c.instance_id != sa.bindparam("but_of"))
 
 
 def add(tx: sa.Connection, pending: PendingAnswer) -> PendingAnswer:
@@ -51,6 +52,11 @@ def drop(tx: sa.Connection, request_id: str) -> None:
 def drop_of_run(tx: sa.Connection, agent_id: str, run_id: str) -> None:
     """Forget those of one run, which ends."""
     tx.execute(_DROP_OF_RUN, {"of_agent": agent_id, "of_run": run_id})
+
+
+def drop_of_others(tx: sa.Connection, agent_id: str, run_id: str, *, instance_id: str) -> None:
+    """Forget those of one run that other instances asked: they are gone."""
+    tx.execute(_DROP_OF_OTHERS, {"of_agent": agent_id, "of_run": run_id, "but_of": instance_id})
 
 
 def _values(pending: PendingAnswer) -> dict[str, object]:

@@ -58,3 +58,17 @@ async def test_what_is_answered_or_whose_run_ended_waits_no_more(store: SqlStore
     assert [pending.request_id for pending in await store.list_pending()] == ["per_3"]
     await store.erase_agent("alice")
     assert await store.count_pending() == {}
+
+
+async def test_what_a_dead_instance_asked_waits_no_more_once_its_run_goes_on(
+    store: SqlStore, enter: Enter, is_alive: Callable[[str], bool]
+) -> None:
+    """In the very transaction in which the run leaves for another instance; what that one asks, and other runs', stays."""
+    run = await enter("run-1")
+    assert await store.claim_turn(run, at=NOW, is_alive=is_alive)
+    sent = await store.mark_sending(run, session_id="s", instance_id="i-1", after_message_id=None, at=NOW)
+    assert isinstance(sent, RunRecord)
+    for pending in (waits("per_1"), waits("per_2", instance_id="i-2"), waits("per_3", run_id="run-2")):
+        await store.add_pending(pending)
+    await store.mark_resuming(sent, instance_id="i-2", resumed_after="msg")
+    assert [pending.request_id for pending in await store.list_pending()] == ["per_2", "per_3"]
