@@ -7,13 +7,14 @@ caller believes it to have.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from cnap_runner.errors import LeaseLost, RunNotFound
+from cnap_runner.errors import LeaseLost, RunNotFound, StoreError
 from cnap_runner.model.counts import of_run
 from cnap_runner.model.run import RunRecord, RunResult, RunState
 from cnap_runner.model.runner import RunnerRecord
@@ -240,9 +241,17 @@ def finish(
     leases.release_run(tx, run.agent_id, run.owner, run.run_id)
     waiting.drop_of_run(tx, run.agent_id, run.run_id)
     ended = run_from_row(row)
-    models = {ended.model, None if row.spec is None else StoredSpec(row.spec).model}
-    counting.add(tx, of_run(ended, result, models=models))
+    counting.add(tx, of_run(ended, result, models=_asked_for(ended, row.spec)))
     return ended
+
+
+def _asked_for(run: RunRecord, spec: str | None) -> set[str | None]:
+    """The models a run may have been given: its own, and its agent's unless that has no readable spec any more."""
+    models = {run.model}
+    if spec is not None:
+        with suppress(StoreError):
+            models.add(StoredSpec(run.agent_id, spec).model)
+    return models
 
 
 def _key(run: RunRecord) -> dict[str, Any]:
