@@ -77,7 +77,8 @@ class Parts:
         self.tasks.start_soon(self._keep, "secrets", self.instances.known_secrets.forget_deleted)
         if install.exposure is not None:
             await self.tasks.start(self.metering.show, install.exposure)
-            self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)
+            if install.exposure.registry is not None:
+                self.tasks.start_soon(self._keep, "sampling", self.metering.sampler.run)
         if not is_observer:
             self.tasks.start_soon(self._keep, "resync", Resync(install, self.instances, self._watch).run)
             self.tasks.start_soon(self._keep, "logs", self.logs.follow_all)

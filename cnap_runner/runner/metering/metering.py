@@ -12,12 +12,13 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
 
+from cnap_runner.aio.guarded import keep_running
 from cnap_runner.errors import RunnerError, StoreBusy, StoreError
 from cnap_runner.model.figures import DiskMeasured, MetricsSnapshot
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.metering.exposure import Exposure
 from cnap_runner.runner.metering.sampler import Sampler
-from cnap_runner.telemetry.logging import get_logger
+from cnap_runner.telemetry.logging import about, get_logger
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -40,7 +41,7 @@ class Metering:
     def __init__(self, install: Install, disks: Callable[[], list[DiskMeasured]]) -> None:
         self._install = install
         self.sampler = Sampler(install, disks)
-        """Runs only where something is shown."""
+        """Runs only where something is shown: of the managers that could serve an install's figures, in the one that does."""
 
     async def store(self) -> None:
         """Bring what was counted to the store. Where that fails it is kept for the next time; raises `StoreError` then."""
@@ -129,7 +130,7 @@ class Metering:
                 async with exposure.right_to_serve(), serving(registry, port) as taken:
                     _log.info("metrics_served", url=f"http://{LOOPBACK}:{taken}/metrics")
                     first.call()
-                    await anyio.sleep_forever()
+                    await self._sample(exposure)
             except StoreBusy:
                 _log.debug("metrics_served_by_another_manager", port=port)
             except RunnerError as error:
@@ -138,6 +139,13 @@ class Metering:
                 _log.warning("metrics_not_served", error=str(error))
             first.call()
             await anyio.sleep(TRY_AGAIN.total_seconds())
+
+    async def _sample(self, exposure: Exposure) -> None:
+        """Measure containers until cancelled, unless that is done anyway: somebody else's registry may be read at any time."""
+        if exposure.registry is not None:
+            await anyio.sleep_forever()
+        with about(**self._install.ids):
+            await keep_running(self.sampler.run, failed=lambda error: _log.warning("sampling_failed", error=str(error)))
 
 
 class _Once:

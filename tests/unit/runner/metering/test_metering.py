@@ -101,14 +101,15 @@ async def test_a_refused_run_is_counted_by_its_code(
 async def test_one_manager_serves_and_the_next_one_follows(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two managers of one install may be told the same port: that is no mistake."""
+    """Two managers of one install may be told the same port: that is no mistake. The containers are measured by the one that serves."""
     monkeypatch.setattr(metering, "TRY_AGAIN", metering.TRY_AGAIN / 100)
     port = await _free_port()
     caplog.set_level(logging.INFO, "cnap_runner")
     opened, leave = anyio.Event(), anyio.Event()
 
     async def first() -> None:
-        async with house.manager(metrics_port=port):
+        async with house.manager(metrics_port=port) as serving:
+            await _until(lambda: serving._usable().metering.sampler.sample.at is not None)
             opened.set()
             await leave.wait()
 
@@ -116,12 +117,16 @@ async def test_one_manager_serves_and_the_next_one_follows(
         tasks.start_soon(first)
         await opened.wait()
         assert str(port) in caplog.text
-        async with house.manager(metrics_port=port):
+        async with house.manager(metrics_port=port) as second:
+            sampler = second._usable().metering.sampler
             assert "cnap_runner_store_up 1.0" in await _scrape(port)
+            await anyio.sleep(0.2)
+            assert sampler.sample.at is None
             leave.set()
             with anyio.fail_after(10):
                 while caplog.text.count("metrics_served") < 2 or "cnap_runner_store_up 1.0" not in await _scrape(port):
                     await anyio.sleep(0.05)
+            await _until(lambda: sampler.sample.at is not None)
 
 
 async def test_a_port_of_another_program_keeps_a_manager_from_opening(
@@ -138,6 +143,12 @@ async def test_a_port_of_another_program_keeps_a_manager_from_opening(
         with caplog.at_level("WARNING", logger="cnap_runner"):
             async with RunnerManager(settings, must_serve=False):
                 assert "metrics_not_served" in caplog.text
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.sleep(0.02)
 
 
 async def _free_port() -> int:
