@@ -25,7 +25,7 @@ from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.telemetry.logging import get_logger
 
 BATCH_BYTES = 1 << 18
-"""At most so much of an agent's output is in memory; it is read on once that is written."""
+"""A batch is written once it has so many characters. At most two of an agent are in memory: one is read while another is written."""
 LOOK_BYTES = 1 << 20
 """After so much output the server's own log file is looked at."""
 LAST_WRITE = timedelta(seconds=5)
