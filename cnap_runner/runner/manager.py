@@ -349,7 +349,7 @@ class RunnerManager:
     async def waiting_for_place(self) -> list[str]:
         """Return the agents that wait for one of the ``max_containers`` places, in the order in which they get one."""
         install = self._usable().install
-        return await install.store.list_waiting(install.is_alive)
+        return await install.store.list_waiting(install.is_alive, at=install.now())
 
     async def stats(self) -> Stats:
         """Count the agents and what ended their instances and turns, over the install's life and all its managers."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The newest revision of ``migrations/versions``; a test pins that the two agree."""
 
 metadata = sa.MetaData()
@@ -74,10 +74,12 @@ leases = sa.Table(
     sa.Column("purpose", sa.Text, nullable=False),
     sa.Column("acquired_at", sa.BigInteger, nullable=False),
     sa.Column("ticket", sa.Integer),
+    sa.Column("waits_at", sa.BigInteger),
 )
 """One row per agent at most. Refers neither to ``agents``, for whoever erases an agent keeps its lease until its folders are gone, nor
 to ``managers``, for one that signed off still takes leases to stop what it used. Whether the holder lives is all that counts. ``ticket``:
-the number of the agent in the line for a place of ``max_containers``; null: it waits for none."""
+the number of the agent in the line for a place of ``max_containers``; null: it waits for none. ``waits_at``: when its
+holder last asked for that place, or said that it still waits."""
 
 wishes = sa.Table(
     "wishes",

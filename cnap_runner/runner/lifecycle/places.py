@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import NoReturn
 
 import anyio
 
+from cnap_runner.aio.begun import begun
 from cnap_runner.aio.shield import run_shielded
-from cnap_runner.errors import MaxContainersReached, RunnerError
-from cnap_runner.model.journal import DecisionKind
+from cnap_runner.errors import MaxContainersReached, RunnerError, StoreBusy
+from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
@@ -20,9 +23,10 @@ from cnap_runner.telemetry.logging import get_logger
 
 LOOK_SECONDS = 0.25
 """How soon a place that became free elsewhere is noticed."""
+SAID_EVERY_SECONDS = 1.0
+"""How often whoever makes room for itself says that it still waits."""
 STAGGER_SECONDS = 0.1
 """Least time between the beginnings of two starts of one manager: what each does first, creating, is the engine's bottleneck."""
-
 ANSWERED_WITHIN = timedelta(seconds=15)
 """For one try to get a place. The store gives up sooner."""
 
@@ -46,18 +50,37 @@ class Places:
         install = self._install
         with anyio.move_on_after(install.settings.place_timeout.total_seconds()):
             while not await self._reserve(record):
-                if not await self._make_room(record.agent_id):
-                    await self._clean_up()
-                    await anyio.sleep(LOOK_SECONDS)
+                async with begun(self._stay_in_line(record.agent_id)):
+                    if not await self._make_room(record.agent_id):
+                        await self._clean_up()
+                        await anyio.sleep(LOOK_SECONDS)
             install.known.see(record)
             return
         if await self._reserve(record):  # the room that was being made when the time was over
             install.known.see(record)
             return
+        await self._refuse(record.agent_id)
+
+    async def _refuse(self, agent_id: str) -> NoReturn:
+        """Say why there was no place: none became free, or those that did went to others."""
+        install = self._install
         places, waited = install.settings.max_containers, install.settings.place_timeout.total_seconds()
-        reason = f"all {places} places for containers were taken by agents at work for {waited:g} s"
-        await note(install, record.agent_id, DecisionKind.REFUSED, reason, {"max_containers": places})
-        raise MaxContainersReached(f"All {places} places for containers are taken by agents that cannot yield theirs.")
+        line = await install.store.list_waiting(install.is_alive, at=install.now())
+        before = line.index(agent_id) if agent_id in line else 0
+        others = ", and others wait before it" if before else ""
+        reason = f"all {places} places for containers were taken by agents at work for {waited:g} s{others}"
+        evidence: Evidence = {"max_containers": places, "waiting_before": before}
+        await note(install, agent_id, DecisionKind.REFUSED, reason, evidence)
+        taken = f"All {places} places for containers are taken by agents that cannot yield theirs"
+        raise MaxContainersReached(f"{taken}{others}.")
+
+    async def _stay_in_line(self, agent_id: str) -> None:
+        """Go on waiting where what is done meanwhile takes long: who is not heard of is passed over."""
+        install = self._install
+        while True:
+            await anyio.sleep(SAID_EVERY_SECONDS)
+            with contextlib.suppress(StoreBusy):
+                await install.store.still_waits(agent_id, install.manager_id, at=install.now())
 
     async def is_taken(self, record: RunnerRecord) -> bool:
         """Tell whether it is written that this very start is about to happen, or has happened."""
@@ -73,6 +96,7 @@ class Places:
                 record,
                 manager_id=install.manager_id,
                 max_containers=install.settings.max_containers,
+                at=install.now(),
                 is_alive=install.is_alive,
             )
 

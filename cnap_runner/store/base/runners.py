@@ -23,17 +23,28 @@ class RunnerStore(ABC):
 
     @abstractmethod
     async def reserve_start(
-        self, record: RunnerRecord, *, manager_id: str, max_containers: int, is_alive: IsAlive | None = None
+        self,
+        record: RunnerRecord,
+        *,
+        manager_id: str,
+        max_containers: int,
+        at: datetime,
+        is_alive: IsAlive | None = None,
     ) -> bool:
         """Write ``record`` (status starting) if a place is free, and tell whether it was.
 
         A place is taken by every other agent of the install whose status is live (`LIVE_STATUSES`), and spoken for by whoever asked in
-        vain before and still holds the lease it asked with: so places are given in the order of asking. The manager must hold the
-        agent's lease, else `LeaseLost`.
+        vain before and still holds the lease it asked with: so places are given in the order of asking. Whoever has neither asked again
+        nor called `still_waits` for some seconds is passed over, and has its turn again once it does. The manager must hold the agent's
+        lease, else `LeaseLost`.
         """
 
     @abstractmethod
-    async def list_waiting(self, is_alive: IsAlive) -> list[str]:
+    async def still_waits(self, agent_id: str, manager_id: str, *, at: datetime) -> None:
+        """Say that an agent still waits for a place, while its manager does something else. One that waits for none: nothing happens."""
+
+    @abstractmethod
+    async def list_waiting(self, is_alive: IsAlive, *, at: datetime) -> list[str]:
         """Return the agents that wait for a place, in the order in which they get one."""
 
     @abstractmethod

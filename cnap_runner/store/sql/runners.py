@@ -27,15 +27,30 @@ class SqlRunners(SqlPart, RunnerStore):
 
     @override
     async def reserve_start(
-        self, record: RunnerRecord, *, manager_id: str, max_containers: int, is_alive: IsAlive | None = None
+        self,
+        record: RunnerRecord,
+        *,
+        manager_id: str,
+        max_containers: int,
+        at: datetime,
+        is_alive: IsAlive | None = None,
     ) -> bool:
         return await self._database.write(
-            places.reserve_start, record, manager_id=manager_id, max_containers=max_containers, is_alive=is_alive
+            places.reserve_start,
+            record,
+            manager_id=manager_id,
+            max_containers=max_containers,
+            at=at,
+            is_alive=is_alive,
         )
 
     @override
-    async def list_waiting(self, is_alive: IsAlive) -> list[str]:
-        return await self._database.read(places.waiting, is_alive)
+    async def still_waits(self, agent_id: str, manager_id: str, *, at: datetime) -> None:
+        await self._database.write_relaxed(places.still_waits, agent_id, manager_id, at=at)
+
+    @override
+    async def list_waiting(self, is_alive: IsAlive, *, at: datetime) -> list[str]:
+        return await self._database.read(places.waiting, is_alive, at=at)
 
     @override
     async def save_runner(self, record: RunnerRecord, *, manager_id: str) -> None:

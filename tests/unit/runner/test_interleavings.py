@@ -400,7 +400,9 @@ async def test_a_place_that_a_killed_manager_had_taken_for_a_start_is_given_back
         assert await parts.install.store.acquire_lease(
             "bob", parts.install.manager_id, "run:x", at=datetime.now(UTC), is_alive=lambda _: True
         )
-        assert await parts.install.store.reserve_start(record, manager_id=parts.install.manager_id, max_containers=1)
+        assert await parts.install.store.reserve_start(
+            record, manager_id=parts.install.manager_id, max_containers=1, at=parts.install.now()
+        )
         await house.backend.create(
             replace(
                 (await parts.instances.planner.plan(AgentSpec(agent_id="bob", model="fake/demo"), generation=1)).wanted,

@@ -118,7 +118,7 @@ async def ready(store: SqlStore, is_alive: Callable[[str], bool]) -> RunnerRecor
     """The record of alice's ready instance i1, as stored."""
     assert await store.acquire_lease("alice", "m1", "start", at=START, is_alive=is_alive)
     starting = RunnerRecord("alice").start_intended(instance_id="i1", spec_hash="h", at=START)
-    assert await store.reserve_start(starting, manager_id="m1", max_containers=10)
+    assert await store.reserve_start(starting, manager_id="m1", max_containers=10, at=START)
     record = starting.created(InstanceRef("i1", "c1")).became_ready(endpoint="http://127.0.0.1:1", at=START)
     await store.save_runner(record, manager_id="m1")
     await store.release_lease("alice", "m1")

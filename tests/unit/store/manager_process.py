@@ -52,7 +52,9 @@ class Manager:
     async def reserve(self, agent_id: str, max_containers: int) -> bool:
         await self.store.acquire_lease(agent_id, self.manager_id, "start", at=now(), is_alive=self.is_alive)
         record = RunnerRecord(agent_id).start_intended(instance_id=f"i-{agent_id}", spec_hash="h", at=now())
-        is_reserved = await self.store.reserve_start(record, manager_id=self.manager_id, max_containers=max_containers)
+        is_reserved = await self.store.reserve_start(
+            record, manager_id=self.manager_id, max_containers=max_containers, at=now()
+        )
         if not is_reserved:
             await self.store.release_lease(agent_id, self.manager_id)  # who keeps it stands in line for the next place
         return is_reserved

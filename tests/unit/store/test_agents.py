@@ -155,7 +155,7 @@ async def test_reserving_needs_the_lease(store: SqlStore, now: datetime) -> None
     """reserve_start without the agent's lease raises LeaseLost and writes nothing."""
     record = RunnerRecord("alice").start_intended(instance_id="i1", spec_hash="h", at=now)
     with pytest.raises(LeaseLost):
-        await store.reserve_start(record, manager_id="m1", max_containers=10)
+        await store.reserve_start(record, manager_id="m1", max_containers=10, at=now)
     assert (await store.get_agent("alice")).runner.status is RunnerStatus.PENDING
 
 
@@ -168,11 +168,11 @@ async def test_each_live_status_takes_a_place(
     await store.acquire_lease("bob", "m1", "x", at=now, is_alive=is_alive)
     await store.save_runner(RunnerRecord("alice", status=RunnerStatus(status), instance_id="i1"), manager_id="m1")
     bob = RunnerRecord("bob").start_intended(instance_id="i2", spec_hash="h", at=now)
-    assert not await store.reserve_start(bob, manager_id="m1", max_containers=1)
+    assert not await store.reserve_start(bob, manager_id="m1", max_containers=1, at=now)
     assert (await store.get_agent("bob")).runner.status is RunnerStatus.PENDING
     again = RunnerRecord("alice").start_intended(instance_id="i3", spec_hash="h", at=now)
-    assert await store.reserve_start(again, manager_id="m1", max_containers=1)
-    assert await store.reserve_start(bob, manager_id="m1", max_containers=2)
+    assert await store.reserve_start(again, manager_id="m1", max_containers=1, at=now)
+    assert await store.reserve_start(bob, manager_id="m1", max_containers=2, at=now)
 
 
 @pytest.mark.parametrize("status", ["pending", "stopped", "failed"])
@@ -184,7 +184,7 @@ async def test_an_agent_that_is_not_live_takes_no_place(
         await store.acquire_lease(agent_id, "m1", "x", at=now, is_alive=is_alive)
     await store.save_runner(RunnerRecord("alice", status=RunnerStatus(status)), manager_id="m1")
     bob = RunnerRecord("bob").start_intended(instance_id="i2", spec_hash="h", at=now)
-    assert await store.reserve_start(bob, manager_id="m1", max_containers=1)
+    assert await store.reserve_start(bob, manager_id="m1", max_containers=1, at=now)
 
 
 async def test_saving_a_runner_needs_the_lease(store: SqlStore, ready: RunnerRecord, now: datetime) -> None:

@@ -129,7 +129,7 @@ async def test_places_are_given_in_the_order_of_asking(
 
     async def ask(agent_id: str, manager_id: str, places: int = 1) -> bool:
         return await store.reserve_start(
-            starting(agent_id, now), manager_id=manager_id, max_containers=places, is_alive=is_alive
+            starting(agent_id, now), manager_id=manager_id, max_containers=places, at=now, is_alive=is_alive
         )
 
     assert await ask("alice", "m1")
@@ -147,6 +147,34 @@ async def test_places_are_given_in_the_order_of_asking(
     await store.put_agent(AgentSpec(agent_id="eve", model="fake/model"), at=now)
     assert await store.acquire_lease("eve", "m1", "start", at=now, is_alive=is_alive)
     assert await ask("eve", "m1", 4), "a dead manager's ticket is void"
+
+
+async def test_who_does_not_go_on_waiting_is_passed_over(store: SqlStore, now: datetime, is_alive: IsAlive) -> None:
+    """A process that lives and does not ask any more, for it is suspended, stands in nobody's way; once it goes on it is the next."""
+    for agent_id in ("alice", "bob", "carol"):
+        await store.put_agent(AgentSpec(agent_id=agent_id, model="fake/model"), at=now)
+        assert await store.acquire_lease(agent_id, f"m-{agent_id}", "start", at=now, is_alive=is_alive)
+
+    async def ask(agent_id: str, after: float, *, places: int = 2) -> bool:
+        record, at = starting(agent_id, now), now + timedelta(seconds=after)
+        return await store.reserve_start(record, manager_id=f"m-{agent_id}", max_containers=places, at=at)
+
+    async def waiting(after: float) -> list[str]:
+        return await store.list_waiting(lambda _: True, at=now + timedelta(seconds=after))
+
+    assert await ask("alice", 0)
+    assert not await ask("bob", 0, places=1)
+    assert not await ask("carol", 4)
+    await store.still_waits("bob", "m-bob", at=now + timedelta(seconds=4))
+    await store.still_waits("alice", "m-alice", at=now + timedelta(seconds=4))
+    assert await waiting(5) == ["bob", "carol"], "alice waits for nothing"
+    assert not await ask("carol", 8.9)
+    assert await waiting(9) == ["carol"]
+    assert not await ask("bob", 10, places=1), "it goes on"
+    assert await waiting(10) == ["bob", "carol"]
+    assert not await ask("carol", 14.9)
+    assert await ask("carol", 15)
+    assert await waiting(15) == []
 
 
 async def test_there_is_one_keeper_while_there_is_something_to_keep(

@@ -12,7 +12,9 @@ import pytest
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.errors import MaxContainersReached
 from cnap_runner.model.journal import DecisionKind
+from cnap_runner.runner.lifecycle import places
 from cnap_runner.runner.lifecycle.places import StartGate
+from cnap_runner.store.transactions import places as line
 
 Ask = Callable[..., RunRequest]
 
@@ -84,6 +86,27 @@ async def test_places_are_waited_for_in_line_over_managers(house: Any, ask: Ask)
             await one.release("alice", "me")
     assert house.starts == ["alice", "bob", "carol", "dave"]
     assert sorted(ended) == ["bob", "carol", "dave"]
+
+
+async def test_who_is_refused_hears_that_others_wait_before_it(
+    house: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that takes long to make room for itself keeps its place in the line."""
+    monkeypatch.setattr(places, "SAID_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(line, "WAITS_FOR", timedelta(seconds=0.4))
+    async with house.manager(max_containers=1) as one, house.manager(max_containers=1, place_timeout=1) as two:
+        await run(one, "alice", ask())
+        await one.hold("alice", "me", datetime.now(UTC) + timedelta(hours=1))
+        monkeypatch.setattr(one.parts.instances.steps, "make_room", lambda **_: anyio.sleep_forever())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run, one, "bob", ask())
+            with anyio.fail_after(10):
+                while await one.waiting_for_place() != ["bob"]:
+                    await anyio.sleep(0.01)
+            with pytest.raises(MaxContainersReached, match="others wait before it"):
+                await run(two, "carol", ask())
+            tasks.cancel_scope.cancel()
+        assert "others wait before it" in (await one.explain("carol"))[-1].reason
 
 
 async def test_f19_starts_are_bounded_and_spread(house: Any, ask: Ask) -> None:
