@@ -19,7 +19,7 @@ from cnap_runner.telemetry.logging import get_logger
 
 LAST_WORDS = timedelta(seconds=5)
 """How long the end of a turn that was cut off may take to be written. What is not written is settled later, from the ledger."""
-SETTLE_AGAIN_SECONDS = 1.0
+SETTLE_AGAIN_SECONDS = 0.5
 
 _GIVEN_UP = "Its turn was given up before the prompt was sent."
 
@@ -51,7 +51,7 @@ class Drive:
             await self._settle_for_sure(await self._run(place))
         except BaseException:
             async with shielded(LAST_WORDS):
-                await self.ended_with(_GIVEN_UP)
+                await self._settle_for_sure(_GIVEN_UP)
             raise
         finally:
             self.ended.set()
@@ -111,7 +111,7 @@ class Drive:
                     await self._manager.wait_run((await self._note_run()).run_id or "")
             except TaskNotFound:
                 return  # its agent was erased, and all that was known of it
-            except RunnerError as trouble:
+            except Exception as trouble:  # noqa: BLE001 - one turn that breaks must not break the others
                 _log.warning("task_not_settled", task_id=self._turn.task.task_id, error=str(trouble))
                 await anyio.sleep(SETTLE_AGAIN_SECONDS)
 

@@ -19,7 +19,7 @@ from cnap_runner.controller.drive import Drive
 from cnap_runner.controller.driven import driven_by
 from cnap_runner.controller.listener import TaskListener
 from cnap_runner.controller.tasks import Tasks, checked_prompt
-from cnap_runner.errors import ConflictError, ManagerUnusable, RunnerError, StoreBusy
+from cnap_runner.errors import ConflictError, ManagerUnusable, StoreBusy
 from cnap_runner.model.ids import check_id
 from cnap_runner.model.task import TaskEvent, TaskRecord, TaskState
 from cnap_runner.runner.manager import RunnerManager
@@ -233,7 +233,7 @@ class Executor:
             noted = await self._store.note_run(task.task_id, owner=task.owner or "")
             await self._manager.wait_run(noted.run_id or "")
             await self.tasks.settle()
-        except RunnerError as error:
+        except Exception as error:  # noqa: BLE001 - one task that cannot be settled must not end the others' turns
             _log.warning("task_not_settled", task_id=task.task_id, error=str(error))
         finally:
             del self._attended[task.task_id]

@@ -11,10 +11,11 @@ import pytest
 
 from cnap_runner import RunnerManager
 from cnap_runner.controller import Executor, Tasks
+from cnap_runner.controller import drive as drive_module
 from cnap_runner.controller import executor as executor_module
 from cnap_runner.errors import ManagerUnusable, StoreBusy
 from cnap_runner.model.run import RunState
-from cnap_runner.model.task import TaskState, TaskTurn
+from cnap_runner.model.task import TaskRecord, TaskState, TaskTurn
 from cnap_runner.testing.fake_opencode import Hold
 from cnap_runner.testing.house import House
 
@@ -92,6 +93,7 @@ async def test_a_turn_whose_end_could_not_be_written_is_settled_by_whoever_looks
     async def busy(*_: object, **__: object) -> None:
         raise StoreBusy("locked")
 
+    monkeypatch.setattr(drive_module, "LAST_WORDS", timedelta(seconds=0.1))
     house.script([Hold()])
     with monkeypatch.context() as patch, anyio.CancelScope() as scope:
         async with Executor(manager) as executor:
@@ -103,6 +105,31 @@ async def test_a_turn_whose_end_could_not_be_written_is_settled_by_whoever_looks
     task = await Tasks(manager).get("t")
     assert (task.state, task.owner) == (TaskState.FAILED, None)
     assert (await manager.get_run(task.run_id or "")).state is RunState.ENDED
+
+
+async def test_the_end_of_a_turn_that_is_cut_off_is_written_though_the_store_was_busy_at_first(
+    manager: RunnerManager, house: House, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that nobody elsewhere waits for it. Nor does an error that is none of ours keep it from that."""
+    store = manager.parts.install.store.tasks
+    end_turn, refusals = store.end_turn, [StoreBusy("locked"), ZeroDivisionError(), StoreBusy("locked")]
+
+    async def busy_at_first(*args: Any, **more: Any) -> TaskRecord:
+        if refusals:
+            raise refusals.pop()
+        return await end_turn(*args, **more)
+
+    monkeypatch.setattr(drive_module, "SETTLE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(store, "end_turn", busy_at_first)
+    house.script([Hold()])
+    with anyio.CancelScope() as scope:
+        async with Executor(manager) as executor:
+            await executor.tasks.create("alice", "one", task_id="t")
+            await executor.execute("t")
+            await until(lambda: bool(house.prompts))
+            scope.cancel()
+    assert refusals == []
+    assert (await store.get("t")).owner is None
 
 
 async def test_a_turn_written_down_after_its_time_is_settled_and_can_be_asked_for_again(
