@@ -20,17 +20,24 @@ async def recover_agent(parts: Parts, agent_id: str) -> None:
     """Bring an agent to a ready instance. Idempotent; workspace and sessions are never touched.
 
     A crash loop is forgiven, runs that a dead manager left are brought to their true end, and whatever does not answer is replaced. A
-    turn that somebody living drives is no trouble: it goes on, and nothing else is done. Raises as a start does.
+    turn that somebody living drives is no trouble: it goes on, and nothing else is done. Raises as a start does, and why a run that was left could not be brought to its end.
     """
     install = parts.install
     was_given_up = await install.store.forgive(agent_id, at=install.now())
     try:
         await parts.runs.abandoned.begin(agent_id).wait()
     except RunnerError as error:
-        # What follows may be what it needs; whoever waits for that run settles it then.
+        # What follows may be what it needs.
         _log.warning("settlement_failed", agent_id=agent_id, error=str(error))
-    if await install.store.queue_of(agent_id):
+    queue = await install.store.queue_of(agent_id)
+    if queue and not parts.runs.abandoned.is_abandoned(queue[0]):
         return
+    await _make_ready(parts, agent_id, was_given_up=was_given_up)
+    await parts.runs.abandoned.begin(agent_id).wait()
+
+
+async def _make_ready(parts: Parts, agent_id: str, *, was_given_up: bool) -> None:
+    install = parts.install
     async with parts.leased(agent_id, "recover"):
         await parts.instances.distrust(agent_id)
         row = await install.store.get_agent(agent_id)

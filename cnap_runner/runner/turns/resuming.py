@@ -22,7 +22,7 @@ from cnap_runner.store.base import AgentRow
 INTERRUPTIONS = frozenset({"interrupted", "instance_died", "out_of_memory"})
 """Codes of turns that something else than the agent, its model or somebody's wish ended."""
 
-_STOPPED = Standing(is_busy=False, is_settled=True, is_overdue=True)
+STOPPED = Standing(is_busy=False, is_settled=True, is_overdue=True)
 """Of a turn whose server is gone: nothing more comes."""
 
 _NEVER_ARRIVED = TurnEnd(
@@ -107,7 +107,7 @@ def _end_of(messages: Sequence[SessionMessage], *, has_been_told: bool) -> TurnE
     """Tell how a turn had ended before its server did; None where it had not, so that there is something to go on with."""
     if not messages and not has_been_told:
         return _NEVER_ARRIVED
-    end = judge(messages, _STOPPED)
+    end = judge(messages, STOPPED)
     is_interrupted = end is None or (end.error is not None and end.error.code in INTERRUPTIONS | {"not_started"})
     return None if is_interrupted else end
 

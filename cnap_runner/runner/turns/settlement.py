@@ -18,10 +18,10 @@ from cnap_runner.model.agent import AgentSpec
 from cnap_runner.model.events import RunEvent
 from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.run import Outcome, RunError, RunRecord, RunResult
-from cnap_runner.model.runner import RunnerRecord, RunnerStatus
 from cnap_runner.opencode.client import OpenCodeClient
-from cnap_runner.opencode.sessions import was_sent
+from cnap_runner.opencode.sessions import read_turn, was_sent
 from cnap_runner.opencode.turn import Turn, TurnEnd
+from cnap_runner.opencode.verdict import judge
 from cnap_runner.runner.answers.answering import Answering
 from cnap_runner.runner.boot import LiveInstance
 from cnap_runner.runner.install import Install
@@ -29,7 +29,7 @@ from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.journal import note
 from cnap_runner.runner.turns.active import ActiveRun, ActiveRuns, Interruption
 from cnap_runner.runner.turns.ending import interrupted_by, result_of, turn_timing, wind_up
-from cnap_runner.runner.turns.resuming import GoingOn, Resumption
+from cnap_runner.runner.turns.resuming import STOPPED, GoingOn, Resumption
 from cnap_runner.store.base import AgentRow, Wish
 from cnap_runner.telemetry.logging import get_logger
 
@@ -48,6 +48,12 @@ _NOT_TOLD = TurnEnd(
     outcome=Outcome.FAILED,
     error=RunError(
         code="interrupted", message="The turn was interrupted, and so was telling the agent to go on.", retryable=True
+    ),
+)
+_NOT_BEGUN = TurnEnd(
+    outcome=Outcome.FAILED,
+    error=RunError(
+        code="interrupted", message="The turn stopped before its answer began: its server was ended.", retryable=True
     ),
 )
 _UNREADABLE = TurnEnd(
@@ -72,12 +78,9 @@ class Settlement:
         if active is None:
             return None
         try:
-            end, record = await self._find_out(active)
-            end, record = await self._go_on(active, end, record)
-            if record is not None and record.status is RunnerStatus.RUNNING:
-                record = record.turn_ended(at=install.now())
+            end = await self._go_on(active, await self._find_out(active))
             result = result_of(active.run, end, install)
-            active.run = await install.store.finish_run(active.run, result, runner=record, at=install.now())
+            active.run = await install.store.finish_run(active.run, result, runner=None, at=install.now())
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await install.store.release_lease(run.agent_id, install.manager_id)
@@ -105,35 +108,45 @@ class Settlement:
         """Whether this manager's entries have coroutines. Ours that come here have none: nobody registered them."""
         return manager_id != self._install.manager_id and self._install.is_alive(manager_id)
 
-    async def _find_out(self, active: ActiveRun) -> tuple[TurnEnd, RunnerRecord | None]:
+    async def _find_out(self, active: ActiveRun) -> TurnEnd:
         """Tell how the entry's turn ended; an instance that dies while it is read is followed by another."""
         run = active.run
         if active.never_left or not run.state.is_sent or run.session_id is None:
-            return _NOT_SENT, None
+            return _NOT_SENT
         for _ in range(TRIES):
             try:
                 row = await self._install.store.get_agent(run.agent_id)
                 return await self._read(active, row)
             except (RunnerNotFound, SessionNotFound):
-                return _UNREADABLE, None
+                return _UNREADABLE
             except ServerUnreachable:
                 await self._instances.distrust(run.agent_id)
         raise ServerUnreachable(f"The server of agent {run.agent_id} ends again and again while its session is read.")
 
-    async def _read(self, active: ActiveRun, row: AgentRow) -> tuple[TurnEnd, RunnerRecord | None]:
+    async def _read(self, active: ActiveRun, row: AgentRow) -> TurnEnd:
         """Read from the session how the turn ended, in the instance it was sent to or a later one."""
         run, record = active.run, row.runner
         if record.instance_id == run.instance_id:
             live = await self._instances.use_as_it_is(record)
             if live is not None:
                 if await self._arrived(live.client, run):
-                    return await self._follow(active, live, row.spec), record
+                    return await self._follow(active, live, row.spec)
                 record = await self._instances.end(record, reason="to prove that a prompt did not arrive")
-        live, record = await self._instances.ensure(replace(row, runner=record))
-        if not await was_sent(live.client, run.session_id or "", run.turn_after):
+        live, _ = await self._instances.ensure(replace(row, runner=record))
+        if live.ref.instance_id == run.instance_id:
+            raise ServerUnreachable("The instance that the prompt was sent to did not answer at first, and now does.")
+        return await self._judge(live, run)
+
+    async def _judge(self, live: LiveInstance, run: RunRecord) -> TurnEnd:
+        """Tell how a turn ended whose instance is gone: nothing more comes of it, however little time it had used."""
+        messages = await read_turn(live.client, run.session_id or "", run.turn_after)
+        if not any(message.role == "user" for message in messages):
             # One that was told to go on had been sent before.
-            return _NOT_SENT if not run.resumes else _NOT_TOLD, record
-        return await self._follow(active, live, row.spec), record
+            return _NOT_SENT if not run.resumes else _NOT_TOLD
+        end = judge(messages, STOPPED)
+        if end is None or (end.error is not None and end.error.code == "not_started"):
+            end = _NOT_BEGUN
+        return await self._with_earlier_usage(live, run, end)
 
     async def _arrived(self, client: OpenCodeClient, run: RunRecord) -> bool:
         with anyio.move_on_after(ARRIVAL_SECONDS):
@@ -144,13 +157,36 @@ class Settlement:
 
     async def _follow(self, active: ActiveRun, live: LiveInstance, spec: AgentSpec) -> TurnEnd:
         """Follow the turn to its end; what the run had used before it was told to go on is counted in."""
-        end = await self._see_through(active, live, spec, send=lambda turn: turn.follow())
-        return replace(end, usage=await self._resumption.used_before(live, active.run) + end.usage)
+        deadline = await self._deadline(live.client, active.run, at_most=self._max_run_time(spec))
+        end = await self._see_through(active, live, spec, deadline=deadline, send=lambda turn: turn.follow())
+        return await self._with_earlier_usage(live, active.run, end)
+
+    async def _with_earlier_usage(self, live: LiveInstance, run: RunRecord, end: TurnEnd) -> TurnEnd:
+        return replace(end, usage=await self._resumption.used_before(live, run) + end.usage)
+
+    def _max_run_time(self, spec: AgentSpec) -> timedelta:
+        return spec.life.max_run_time or self._install.settings.max_run_time
+
+    async def _deadline(self, client: OpenCodeClient, run: RunRecord, *, at_most: timedelta) -> float | None:
+        """Tell by when, on the event loop's clock, a turn must have ended that is at work; None for one that is not: it has ended."""
+        session_id = run.session_id or ""
+        if not await client.is_busy(session_id):
+            return None
+        first = next(iter(await read_turn(client, session_id, run.turn_after)), None)
+        began = (first and first.created_at) or run.sent_at or run.created_at
+        left = max(at_most - (self._install.now() - began), timedelta(seconds=1))
+        return anyio.current_time() + left.total_seconds()
 
     async def _see_through(
-        self, active: ActiveRun, live: LiveInstance, spec: AgentSpec, *, send: Callable[[Turn], Awaitable[TurnEnd]]
+        self,
+        active: ActiveRun,
+        live: LiveInstance,
+        spec: AgentSpec,
+        *,
+        deadline: float | None,
+        send: Callable[[Turn], Awaitable[TurnEnd]],
     ) -> TurnEnd:
-        """See a turn through within the time it has; an abort is heard here too, and what it asks is seen to."""
+        """See a turn through until its deadline; an abort is heard here too, and what it asks is seen to."""
         run = active.run
         planner = self._instances.planner
         answering = Answering(self._install, planner, run=run, spec=spec, live=live, emit=_nobody_listens)
@@ -163,10 +199,8 @@ class Settlement:
             timing=turn_timing(self._install),
         )
         active.instance_id, active.interruption = live.ref.instance_id, None
-        used = self._install.now() - (run.sent_at or run.created_at)
-        left = max(self._install.settings.max_run_time - used, timedelta(seconds=1))
         end: TurnEnd | None = None
-        with active.interruptible(anyio.current_time() + left.total_seconds()):
+        with active.interruptible(deadline):
             async with answering.open():
                 end = await send(turn)
         if end is not None:
@@ -175,24 +209,21 @@ class Settlement:
             raise ServerUnreachable("The instance ended while its session was read.")
         return await wind_up(active, turn, live.client)
 
-    async def _go_on(
-        self, active: ActiveRun, end: TurnEnd, record: RunnerRecord | None
-    ) -> tuple[TurnEnd, RunnerRecord | None]:
+    async def _go_on(self, active: ActiveRun, end: TurnEnd) -> TurnEnd:
         """Go on with a turn that was interrupted, where its caller wanted that, though he is gone. What cannot go on ends as it stands."""
         while self._resumption.is_wanted(active.run, end.error):
             reason = "its server was ended" if end.error is None else end.error.message
             try:
                 going_on = await self._resumption.prepare(active.run, reason=reason)
-                record = going_on.record
                 end = going_on.end or await self._tell(active, going_on)
             except RunnerError as trouble:
                 _log.warning("resumption_failed", run_id=active.run.run_id, error=str(trouble))
                 break
-        return end, record
+        return end
 
     async def _tell(self, active: ActiveRun, going_on: GoingOn) -> TurnEnd:
-        """Tell the agent to go on, and see that through."""
-        store, live = self._install.store, going_on.live
+        """Tell the agent to go on, and see that through. It has its time anew: how much of it passed while nobody was there, nobody knows."""
+        store, live, spec = self._install.store, going_on.live, going_on.row.spec
         answer = await store.mark_resuming(
             active.run,
             instance_id=live.ref.instance_id,
@@ -210,7 +241,8 @@ class Settlement:
             end = await self._see_through(
                 active,
                 live,
-                going_on.row.spec,
+                spec,
+                deadline=anyio.current_time() + self._max_run_time(spec).total_seconds(),
                 send=lambda turn: turn.send_and_follow(going_on.prompt, on_taken=taken),
             )
         except ServerError as error:
