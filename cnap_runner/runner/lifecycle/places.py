@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import NoReturn
 
@@ -25,6 +25,9 @@ LOOK_SECONDS = 0.25
 """How soon a place that became free elsewhere is noticed."""
 SAID_EVERY_SECONDS = 1.0
 """How often whoever makes room for itself says that it still waits."""
+LOOK_BEHIND_SECONDS = 2.0
+"""How often those ask who wait behind others of their manager, and so say that they wait. Their turn is when the others had theirs, unless the
+store knows another order."""
 STAGGER_SECONDS = 0.1
 """Least time between the beginnings of two starts of one manager: what each does first, creating, is the engine's bottleneck."""
 ANSWERED_WITHIN = timedelta(seconds=15)
@@ -41,6 +44,7 @@ class Places:
         self._install = install
         self._steps = steps
         self._clean_up = clean_up
+        self._line = _Line()
 
     async def take(self, record: RunnerRecord) -> None:
         """Write that a start is about to happen once there is a place; raises `MaxContainersReached` after ``place_timeout``.
@@ -49,11 +53,7 @@ class Places:
         """
         install = self._install
         with anyio.move_on_after(install.settings.place_timeout.total_seconds()):
-            while not await self._reserve(record):
-                async with begun(self._stay_in_line(record.agent_id)):
-                    if not await self._make_room(record.agent_id):
-                        await self._clean_up()
-                        await anyio.sleep(LOOK_SECONDS)
+            await self._wait(record)
             install.known.see(record)
             return
         if await self._reserve(record):  # the room that was being made when the time was over
@@ -82,6 +82,26 @@ class Places:
             with contextlib.suppress(StoreBusy):
                 await install.store.still_waits(agent_id, install.manager_id, at=install.now())
 
+    async def _wait(self, record: RunnerRecord) -> None:
+        """Ask until there is a place. Of those who wait here only the first asks often, and makes room: the others come after it anyway."""
+        if await self._reserve(record):
+            return
+        with self._line.standing() as is_first:
+            while True:
+                if not is_first.is_set():
+                    with anyio.move_on_after(LOOK_BEHIND_SECONDS):
+                        await is_first.wait()
+                else:
+                    await self._look_for_room(record.agent_id)
+                if await self._reserve(record):
+                    return
+
+    async def _look_for_room(self, agent_id: str) -> None:
+        async with begun(self._stay_in_line(agent_id)):
+            if not await self._make_room(agent_id):
+                await self._clean_up()
+                await anyio.sleep(LOOK_SECONDS)
+
     async def is_taken(self, record: RunnerRecord) -> bool:
         """Tell whether it is written that this very start is about to happen, or has happened."""
         return (await self._install.store.get_agent(record.agent_id)).runner.instance_id == record.instance_id
@@ -109,6 +129,26 @@ class Places:
         except RunnerError as error:
             _log.warning("place_not_yielded", agent_id=agent_id, error=str(error))
             return False
+
+
+class _Line:
+    """Those of one manager who wait for a place, in the order in which they came. Who comes first of all managers, the store tells."""
+
+    def __init__(self) -> None:
+        self._waiting: list[anyio.Event] = []
+
+    @contextmanager
+    def standing(self) -> Iterator[anyio.Event]:
+        """Stand in line for the block; the event tells that one is the first."""
+        is_first = anyio.Event()
+        self._waiting.append(is_first)
+        self._waiting[0].set()
+        try:
+            yield is_first
+        finally:
+            self._waiting.remove(is_first)
+            if self._waiting:
+                self._waiting[0].set()
 
 
 class StartGate:

@@ -12,6 +12,7 @@ import pytest
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.errors import MaxContainersReached
 from cnap_runner.model.journal import DecisionKind
+from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.lifecycle import places
 from cnap_runner.runner.lifecycle.places import StartGate
 from cnap_runner.store.transactions import places as line
@@ -107,6 +108,36 @@ async def test_who_is_refused_hears_that_others_wait_before_it(
                 await run(two, "carol", ask())
             tasks.cancel_scope.cancel()
         assert "others wait before it" in (await one.explain("carol"))[-1].reason
+
+
+async def test_of_many_who_wait_in_line_only_the_first_asks_often(
+    house: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that is free goes from one to the next at once all the same."""
+    monkeypatch.setattr(places, "LOOK_BEHIND_SECONDS", 60)
+    async with house.manager(max_containers=1) as manager:
+        await run(manager, "alice", ask())
+        await manager.hold("alice", "me", datetime.now(UTC) + timedelta(hours=1))
+        store, asked, ended = manager.parts.install.store, list[str](), list[str]()
+        reserve = store.reserve_start
+
+        async def counted(record: RunnerRecord, **more: Any) -> bool:
+            asked.append(record.agent_id)
+            is_reserved: bool = await reserve(record, **more)
+            return is_reserved
+
+        monkeypatch.setattr(store, "reserve_start", counted)
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(run, manager, f"agent-{number}", ask(), ended)
+            with anyio.fail_after(10):
+                while len(set(asked)) < 8 or len(asked) < 11:
+                    await anyio.sleep(0.01)
+            assert sorted(asked.count(name) for name in set(asked))[:-1] == [1] * 7
+            await manager.release("alice", "me")
+            with anyio.fail_after(10):
+                while len(ended) < 8:
+                    await anyio.sleep(0.01)
 
 
 async def test_f19_starts_are_bounded_and_spread(house: Any, ask: Ask) -> None:
