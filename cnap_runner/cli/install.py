@@ -108,10 +108,13 @@ async def _leave(manager: RunnerManager, settings: Settings) -> None:
     from cnap_runner.cli.keeping import ensure_keeper
 
     try:
-        async with shielded(LEAVING):
+        async with shielded(LEAVING) as patience:
             await ensure_keeper(manager, settings)
+        trouble = f"that took longer than {LEAVING.total_seconds():g} s" if patience.cancelled_caught else None
     except RunnerError as error:
-        note(f"warning: whether anybody stops idle agents is not known: {error.message}", style="yellow")
+        trouble = error.message
+    if trouble:
+        note(f"warning: whether anybody stops idle agents is not known: {trouble}", style="yellow")
 
 
 def _require_folder(settings: Settings) -> None:

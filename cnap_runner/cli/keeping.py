@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -68,8 +69,15 @@ async def _keep(settings: Settings, _: Interrupts) -> None:
             write_state(settings, manager_id)
             await manager.keep()
         finally:
-            state.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            for own in (state, path):
+                _unlink_of(own, manager_id)
+
+
+def _unlink_of(path: Path, manager_id: str) -> None:
+    """Remove a file in which a keeper says that it is the keeper, unless another one says so by now."""
+    with suppress(OSError):
+        if manager_id in path.read_text(encoding="utf-8"):
+            path.unlink()
 
 
 async def _replace(settings: Settings, is_restarting: bool, _: Interrupts) -> None:
@@ -121,15 +129,44 @@ async def end_keeper(settings: Settings) -> None:
     from cnap_runner.store.presence import is_alive
 
     try:
-        manager_id, pid = (settings.data_dir / PID).read_text(encoding="ascii").split()
+        manager_id, number = (settings.data_dir / PID).read_text(encoding="ascii").split()
+        pid = int(number)
     except (OSError, ValueError):
         return
     if not is_alive(settings.data_dir, manager_id):
         return
-    # It lives, so the number is its own and nobody else's.
-    os.kill(int(pid), signal.SIGTERM)
+    _terminate(pid, settings.data_dir)
     with anyio.move_on_after((settings.shutdown_timeout * 2).total_seconds()):
         while is_alive(settings.data_dir, manager_id):
             await anyio.sleep(LOOK_SECONDS)
         return
     raise ConflictError(f"The keeper of {settings.data_dir}, process {pid}, does not end.", hint=f"kill -9 {pid}")
+
+
+def _terminate(pid: int, data_dir: Path) -> None:
+    """Ask a keeper that lives to end. Raises `ConflictError` where it is not this user's, or in another container: its number is a
+    stranger's here, or nobody's."""
+    if not _is_keeper(pid):
+        raise ConflictError(
+            f"The keeper of {data_dir} lives, and process {pid} of this machine is not it.",
+            hint="It may run in a container, or this command does: end it from where it was started.",
+        )
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise ConflictError(
+            f"The keeper of {data_dir}, process {pid}, is another user's.", hint="End it as that user or root."
+        ) from None
+
+
+def _is_keeper(pid: int) -> bool:
+    """Whether a process is a keeper by what it was started as; where that is not told, it is taken for one."""
+    processes = Path("/proc")
+    if not (processes / "self" / "cmdline").exists():
+        return True
+    try:
+        return b"keeper" in (processes / str(pid) / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False

@@ -15,9 +15,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 
-from cnap_runner.cli import checks, keeping
+from cnap_runner.cli import checks, install, keeping
 from cnap_runner.cli.keeper_state import write_state
 from cnap_runner.cli.keeping import PID
 from cnap_runner.settings import Settings
@@ -152,6 +153,47 @@ def living(cli: House, settings: Settings) -> Iterator[None]:
     with (cli.data_dir / "managers" / "m-keeper.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def test_a_number_that_is_a_strangers_here_is_not_ended(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the keeper lives in another container, or is another user's, one is told so: to purge is not to kill whoever has its number."""
+    cli(*NEW)
+    pids = cli.data_dir / PID
+    with living(cli, Settings(data_dir=cli.data_dir)):
+        pids.write_text(f"m-keeper {os.getpid()}\n")
+        assert "process " + str(os.getpid()) + " of this machine is not it" in cli("keeper", "--stop").stderr
+        monkeypatch.setattr(keeping, "_is_keeper", lambda _: True)
+        monkeypatch.setattr(os, "kill", refuse)
+        assert "is another user's" in cli("keeper", "--stop").stderr
+
+
+def refuse(*_: object) -> None:
+    raise PermissionError
+
+
+def test_a_keeper_takes_back_only_what_it_said_itself(cli: House) -> None:
+    """Another one may have come meanwhile."""
+    cli(*NEW)
+    path = cli.data_dir / PID
+    path.write_text("m-other 1\n")
+    keeping._unlink_of(path, "m-keeper")
+    assert path.exists()
+    keeping._unlink_of(path, "m-other")
+    keeping._unlink_of(path, "m-other")
+    assert not path.exists()
+
+
+def test_that_nobody_could_be_found_to_keep_is_said(cli: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it takes too long to find out, too."""
+
+    async def slow(*_: object) -> None:
+        await anyio.sleep(5)
+
+    monkeypatch.delenv("CNAP_RUNNER_ON_SHUTDOWN")
+    monkeypatch.setattr(install, "LEAVING", timedelta(seconds=0.05))
+    monkeypatch.setattr(keeping, "ensure_keeper", slow)
+    assert "that took longer than 0.05 s" in cli(*NEW).stderr
+    cli("stop", "alice")
 
 
 def test_only_a_frozen_or_ready_agent_can_be_paused(cli: House) -> None:
