@@ -124,6 +124,7 @@ class Parts:
             async with anyio.create_task_group() as stops:
                 for agent_id in self.runs.used:
                     stops.start_soon(self._stop_unused, agent_id, limiter)
+        await self.instances.wait_whole()  # ends that the keeper had begun: their leases go with the signature
 
     @asynccontextmanager
     async def leased(self, agent_id: str, purpose: str) -> AsyncIterator[None]:

@@ -1,8 +1,8 @@
 """The keeper: whichever manager does the sweep at a time freezes, stops and replaces what is due.
 
 Due times are in the store, so they outlive whoever set them; they are looked at each second, by a read that finds the first of them. Each
-``sweep_interval`` all live instances are looked at whatever their due times say. Both happen under ``keeper.lock``; where another manager
-has it, this one skips its turn.
+``sweep_interval`` one of the managers looks at all live instances, whatever their due times say. Both happen under ``keeper.lock``; where
+another manager has it, this one skips its turn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cnap_runner.model.runner import RunnerStatus
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.instances.instances import Instances
 from cnap_runner.runner.lifecycle.holding import sweep_holds
+from cnap_runner.runner.lifecycle.last_sweep import LastSweep
 from cnap_runner.runner.lifecycle.limits import limits_of
 from cnap_runner.runner.lifecycle.wear import Wear, age_of, size_of
 from cnap_runner.runner.turns.active import ActiveRuns
@@ -32,6 +33,8 @@ LOOK = timedelta(seconds=1)
 """How often the store is asked who is due."""
 AT_ONCE = 4
 """Instances that one sweep measures, freezes or stops at the same time."""
+SHARED = 0.75
+"""Share of the interval within which a sweep is everybody's. Less than all of it: whoever swept last is to be the next one, too."""
 AFTER_TROUBLE = timedelta(seconds=15)
 """How soon a step that failed is tried again."""
 
@@ -53,6 +56,7 @@ class Keeper:
         self._instances = instances
         self._active = active
         self._chores = chores
+        self._last = LastSweep(install.settings.data_dir)
 
     async def run(self) -> None:
         """Look who is due, and sweep, until cancelled."""
@@ -64,11 +68,17 @@ class Keeper:
             if anyio.current_time() >= next_sweep:
                 next_sweep = anyio.current_time() + interval
                 await self._measure_working()
-                await self._locked(self.sweep)
+                await self._locked(self._sweep_in_turn)
             else:
                 due_at = await self._install.store.next_due()
                 if due_at is not None and due_at <= self._install.now():
                     await self._locked(self.keep_due)
+
+    async def _sweep_in_turn(self) -> None:
+        """Sweep, unless another manager did so in this interval."""
+        if not await self._last.is_within(self._install.settings.sweep_interval * SHARED):
+            await self._last.is_now()
+            await self.sweep()
 
     async def keep_due(self) -> None:
         """Do what is due now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import pytest
 from cnap_runner import AgentSpec, RunnerManager, RunnerStatus, RunRequest
 from cnap_runner.errors import EngineUnavailable, StoreError
 from cnap_runner.model.journal import DecisionKind
+from cnap_runner.runner.lifecycle.last_sweep import FILE
 from cnap_runner.testing.house import House
 
 Ask = Callable[..., RunRequest]
@@ -67,6 +69,21 @@ async def test_an_idle_stop_that_fails_is_done_later_and_stays_an_idle_stop(
         assert await status(manager) is RunnerStatus.STOPPED
         assert await last(manager) == (DecisionKind.STOPPED_IDLE, "it had nothing to do for 5 min")
         assert (await manager.stats()).ended_by_idle == 1
+
+
+async def test_an_end_that_has_begun_is_finished_by_a_manager_that_closes(
+    house: House, spec: AgentSpec, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing stays half stopped, and nobody takes it for a failure."""
+    async with house.manager(idle_timeout=300, on_shutdown="leave") as manager:
+        await (await manager.create_runner(spec)).run(ask())
+        later(manager, seconds=301)
+        began = slow_stop(house, monkeypatch)
+        manager.parts.tasks.start_soon(manager.parts.keeper.keep_due)
+        await began.wait()
+    async with house.manager() as manager:
+        assert await status(manager) is RunnerStatus.STOPPED
+        assert (await last(manager))[0] is DecisionKind.STOPPED_IDLE
 
 
 async def test_room_that_is_being_made_is_made_although_the_waiters_time_is_over(
@@ -176,3 +193,23 @@ async def test_the_installs_keeper_stays_when_the_store_fails(
             await asked.wait()
             await anyio.sleep(0.05)
             tasks.cancel_scope.cancel()
+
+
+async def test_one_sweep_per_interval_is_enough_for_all_managers(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes later skips it; when the last one is too long ago, whoever comes first does it."""
+    swept: list[str] = []
+    async with house.manager() as one, house.manager() as two:
+        for name, manager in (("one", one), ("two", two)):
+
+            async def sweep(name: str = name) -> None:
+                swept.append(name)
+
+            monkeypatch.setattr(manager.parts.keeper, "sweep", sweep)
+        for manager in (one, two, one):
+            await manager.parts.keeper._sweep_in_turn()
+        assert swept == ["one"]
+        for ago in (timedelta(minutes=1), -timedelta(hours=1)):
+            then = (datetime.now(UTC) - ago).timestamp()
+            os.utime(house.data_dir / FILE, (then, then))
+            await two.parts.keeper._sweep_in_turn()
+        assert swept == ["one", "two", "two"]
