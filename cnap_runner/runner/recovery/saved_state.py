@@ -14,18 +14,31 @@ from cnap_runner.runner.workspaces.confined import FOLDER, open_below, opened_fo
 from cnap_runner.runner.workspaces.folders import AgentFolders, folder_error
 
 _FOLDER = "opencode"
-_NAMES = ("opencode.db", "opencode.db-wal", "opencode.db-shm")
+_DATABASE = "opencode.db"
+_NAMES = (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm")
 """SQLite's database and what belongs to it: only together they are whole."""
+_VERSION = "version"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def has_saved(folders: AgentFolders) -> bool:
-    """Whether there is a copy."""
-    return folders.saved_state.is_dir()
+    """Whether there is a copy of a database."""
+    return (folders.saved_state / _DATABASE).is_file()
 
 
-def save(folders: AgentFolders) -> None:
-    """Copy the database, whole or not at all; without one there is nothing to copy. Raises as `AgentFolders.make` does."""
+def saved_version(folders: AgentFolders) -> str | None:
+    """Tell which OpenCode had served the sessions that were copied; None: not known."""
+    try:
+        return (folders.saved_state / _VERSION).read_text(encoding="utf-8") or None
+    except OSError:
+        return None
+
+
+def save(folders: AgentFolders, *, version: str | None) -> None:
+    """Copy the database, which this OpenCode served last, whole or not at all; without one there is nothing to copy.
+
+    There is no copy yet. Raises as `AgentFolders.make` does.
+    """
     draft = folders.saved_state.with_suffix(".new")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -33,10 +46,11 @@ def save(folders: AgentFolders) -> None:
         for name in _NAMES:
             with contextlib.suppress(FileNotFoundError):
                 _copy_out(folders.state, name, draft / name)
-        if any(draft.iterdir()):
+        if (draft / _DATABASE).exists():
+            (draft / _VERSION).write_text(version or "", encoding="utf-8")
             draft.rename(folders.saved_state)
         else:
-            draft.rmdir()
+            shutil.rmtree(draft)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise folder_error(folders.saved_state, error) from error
@@ -57,8 +71,18 @@ def restore(folders: AgentFolders) -> None:
 
 
 def drop(folders: AgentFolders) -> None:
-    """Remove the copy. None: nothing happens."""
-    shutil.rmtree(folders.saved_state, ignore_errors=True)
+    """Remove the copy, whole: half of one would be half of the sessions when it is put back. None: nothing happens.
+
+    Raises as `AgentFolders.make` does where it stays.
+    """
+    dropped = folders.saved_state.with_suffix(".dropped")
+    shutil.rmtree(dropped, ignore_errors=True)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            folders.saved_state.rename(dropped)
+    except OSError as error:
+        raise folder_error(folders.saved_state, error) from error
+    shutil.rmtree(dropped, ignore_errors=True)
 
 
 def _copy_out(state: Path, name: str, target: Path) -> None:

@@ -6,6 +6,7 @@ OpenCode changes its database when a newer version first opens it, and an older 
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import anyio.to_thread
 
@@ -15,7 +16,7 @@ from cnap_runner.model.journal import DecisionKind
 from cnap_runner.model.runner import RunnerRecord
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
-from cnap_runner.runner.recovery.saved_state import drop, has_saved, restore, save
+from cnap_runner.runner.recovery.saved_state import drop, has_saved, restore, save, saved_version
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.telemetry.logging import get_logger
 
@@ -36,10 +37,7 @@ class Upgrades:
         folders, served = self._folders(record.agent_id), record.opencode_version
         coming = await self._version_in(wanted.image)
         _refuse_older(served, coming, where=f"Image {wanted.image}")
-        if await anyio.to_thread.run_sync(has_saved, folders):
-            await anyio.to_thread.run_sync(restore, folders)
-        elif coming is None or coming != served:
-            await anyio.to_thread.run_sync(save, folders)
+        await anyio.to_thread.run_sync(partial(_secure, folders, served, is_other=coming is None or coming != served))
 
     async def after_start(self, record: RunnerRecord, version: str | None) -> None:
         """Let go of what was saved: this version, which the server says it has, can read the sessions. Raises as `before_start`."""
@@ -70,6 +68,16 @@ class Upgrades:
 
     def _folders(self, agent_id: str) -> AgentFolders:
         return AgentFolders(self._install.settings.data_dir, agent_id)
+
+
+def _secure(folders: AgentFolders, served: str | None, *, is_other: bool) -> None:
+    """Put back what an earlier start left, or save what is there for one of another OpenCode. Runs in a thread."""
+    if has_saved(folders) and saved_version(folders) == served:
+        restore(folders)
+        return
+    drop(folders)  # a copy that a start which succeeded left is older than the sessions
+    if is_other:
+        save(folders, version=served)
 
 
 def _refuse_older(served: str | None, coming: str | None, *, where: str) -> None:

@@ -112,10 +112,71 @@ async def test_what_a_killed_manager_left_of_an_upgrade_is_undone_at_the_next_st
     """A copy that nobody let go of means a start that never ended: its sessions count, not what was done to them meanwhile."""
     await begun(house, manager, spec, ask, database)
     folders = AgentFolders(house.data_dir, "alice")
-    save(folders)
+    save(folders, version="1.18.33")
     database.write_text("half changed")
     assert (await (await manager.get_runner("alice")).run(ask())).success
     assert database.read_text() == "sessions"
+    assert not has_saved(folders)
+
+
+async def test_a_manager_killed_while_it_drops_the_copy_loses_no_session(
+    house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a copy is none: the next start neither puts it back nor takes away what is there."""
+    await begun(house, manager, spec, ask, database)
+    house.backend.versions[IMAGE] = "1.19.0"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(folder: Path, **_: Any) -> None:
+        for first in folder.glob("opencode.db"):
+            first.unlink()
+            raise Killed
+
+    async def nothing(*_: object) -> None:
+        """It is dead."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cnap_runner.runner.recovery.saved_state.shutil.rmtree", kill)
+        patch.setattr("cnap_runner.runner.recovery.upgrading.Upgrades.after_failure", nothing)
+        with pytest.raises(Killed):
+            await manager.start_runner("alice")
+    await manager.start_runner("alice")
+    assert database.read_text() == "sessions"
+    assert not has_saved(AgentFolders(house.data_dir, "alice"))
+
+
+async def test_a_copy_that_cannot_be_removed_never_takes_the_place_of_later_sessions(
+    house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files stay after the upgrade, out of the way; what the agent did since stays, too."""
+    await begun(house, manager, spec, ask, database)
+    house.backend.versions[IMAGE] = "1.19.0"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(5, "I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.unlink", refuse)
+        await manager.start_runner("alice")
+    for sessions in ("a month of new sessions", "and another one"):
+        database.write_text(sessions)
+        await manager.stop_runner("alice")
+        await manager.start_runner("alice")
+        assert database.read_text() == sessions
+
+
+async def test_a_copy_of_what_an_older_opencode_served_is_not_put_back(
+    house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask, database: Path
+) -> None:
+    """A newer one has served since: its sessions count."""
+    await begun(house, manager, spec, ask, database)
+    folders = AgentFolders(house.data_dir, "alice")
+    save(folders, version="1.17.0")
+    database.write_text("later sessions")
+    await manager.start_runner("alice")
+    assert database.read_text() == "later sessions"
     assert not has_saved(folders)
 
 
@@ -124,11 +185,11 @@ def test_a_copy_is_whole_comes_back_whole_and_follows_no_link(tmp_path: Path) ->
     folders = AgentFolders(tmp_path, "alice")
     state = folders.state / "opencode"
     state.mkdir(parents=True)
-    save(folders)
+    save(folders, version=None)
     assert not has_saved(folders)
     (state / "opencode.db").write_text("d")
     (state / "opencode.db-wal").write_text("w")
-    save(folders)
+    save(folders, version=None)
     (state / "opencode.db").write_text("other")
     (state / "opencode.db-wal").unlink()
     (state / "opencode.db-shm").write_text("new")
@@ -140,5 +201,5 @@ def test_a_copy_is_whole_comes_back_whole_and_follows_no_link(tmp_path: Path) ->
     (state / "opencode.db").unlink()
     (state / "opencode.db").symlink_to(secret)
     with pytest.raises(RunnerError):
-        save(folders)
+        save(folders, version=None)
     assert not has_saved(folders)
