@@ -11,6 +11,8 @@ from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 from cnap_runner.store.base import AgentRow
 
+UNWATCHED = "found_after_reconnecting"
+"""Evidence of a death that nobody saw: it says nothing about the agent."""
 RECENT = 30
 """Decisions that are looked through for an earlier one of the same kind."""
 
@@ -31,6 +33,8 @@ class Death:
     is_oom_killed: bool = False
     peak: int | None = None
     """The most memory it had, in bytes, where that could be measured."""
+    is_unwatched: bool = False
+    """Whether it was found when the engine could be asked again, whose end may have been the cause."""
 
     @classmethod
     def of(cls, exit_code: int | None, *, is_oom_killed: bool, peak: int | None = None) -> Death:
@@ -123,6 +127,7 @@ async def note_death(install: Install, record: RunnerRecord, death: Death, evide
     limit = record.limits.memory_bytes >> 20 if death.is_oom_killed and record.limits is not None else None
     peak = None if death.peak is None else death.peak >> 20
     told = _told({**_which(record), "exit_code": death.exit_code, "memory_limit_mb": limit, "memory_peak_mb": peak})
+    told = {**told, UNWATCHED: True} if death.is_unwatched else told
     await note(install, record.agent_id, death.kind, death.reason, {**told, **(evidence or {})})
 
 

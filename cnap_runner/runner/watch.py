@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import anyio
@@ -95,20 +96,26 @@ class Watch:
     async def compare(self) -> None:
         """Find recorded instances that are not live any more. The records are read first: what they name was there by then."""
         if expected := await self.expected():
-            await self.bury(expected, await self._install.backend.list_instances(self._install.install_id))
+            listed = await self._install.backend.list_instances(self._install.install_id)
+            await self.bury(expected, listed, is_unwatched=True)
 
-    async def bury(self, expected: Sequence[RunnerRecord], listed: Sequence[Observation]) -> int:
-        """Note the death of the expected instances that a later list does not show alive, and tell how many nobody had noted."""
+    async def bury(
+        self, expected: Sequence[RunnerRecord], listed: Sequence[Observation], *, is_unwatched: bool = False
+    ) -> int:
+        """Note the death of the expected instances that a later list does not show alive, and tell how many nobody had noted.
+
+        ``is_unwatched``: they ended while nobody watched, so it may have been the engine's end, or the host's, that ended them.
+        """
         seen = {observation.ref.instance_id: observation for observation in listed}
         count = 0
         for record in expected:
             there = seen.get(record.instance_id or "")
             if _looks_dead(record, there):
-                count += await self._confirm(record, there)
+                count += await self._confirm(record, there, is_unwatched=is_unwatched)
         self._install.metrics.watch_confirmed()
         return count
 
-    async def _confirm(self, record: RunnerRecord, observation: Observation | None) -> bool:
+    async def _confirm(self, record: RunnerRecord, observation: Observation | None, *, is_unwatched: bool) -> bool:
         """Look at one instance once more before it is called dead; tell whether it is, and nobody had noted it."""
         if record.ref is not None:
             try:
@@ -122,7 +129,7 @@ class Watch:
             if observation is None
             else Death.of(observation.exit_code, is_oom_killed=observation.is_oom_killed)
         )
-        return await self._died(record.agent_id, record.instance_id or "", death)
+        return await self._died(record.agent_id, record.instance_id or "", replace(death, is_unwatched=is_unwatched))
 
     async def _look(self, agent_id: str) -> None:
         """Read anew what is recorded of an agent's runner: another manager may have written it."""

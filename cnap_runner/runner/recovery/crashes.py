@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from cnap_runner.errors import CrashLooping
 from cnap_runner.model.journal import Decision, DecisionKind
+from cnap_runner.runner.chronicle import UNWATCHED
 from cnap_runner.runner.install import Install
 from cnap_runner.runner.journal import note
 from cnap_runner.store.base import AgentRow
@@ -20,7 +21,7 @@ _READ_AT_LEAST = 100
 async def refuse_crash_loop(install: Install, row: AgentRow) -> None:
     """Raise `CrashLooping` where an agent was given up, or is now: too many of its instances ended within the window.
 
-    Exit codes do not count (FAILURES row 17): an instance that ends by itself again and again with code 0 is of no more use.
+    Those that were found dead after a reconnection do not count: an engine that restarts ends them all. Exit codes do not count (FAILURES row 17): an instance that ends by itself again and again with code 0 is of no more use.
     """
     agent_id, settings = row.spec.agent_id, install.settings
     if row.gave_up_at is not None:
@@ -50,7 +51,7 @@ def crashes(newest_first: Sequence[Decision], *, since: datetime) -> list[Decisi
 
 def _is_crash(decision: Decision) -> bool:
     if decision.kind in _DEATHS:
-        return True
+        return not decision.evidence.get(UNWATCHED)
     return decision.kind is DecisionKind.START_FAILED and decision.evidence.get("error") in _CRASH_CODES
 
 

@@ -164,6 +164,26 @@ async def test_f17_a_crash_loop_ends_whatever_the_exit_code_and_recover_forgives
         assert kept.read_text() == "mine"
 
 
+async def test_an_engine_that_restarts_again_and_again_takes_no_agent_out_of_service(
+    house: House, spec: AgentSpec, ask: Ask
+) -> None:
+    """Containers that are found dead after a reconnection are noted as such, and are no crash loop."""
+    async with house.manager(crash_limit=2) as manager:
+        runner = await manager.create_runner(spec)
+        for _ in range(3):
+            await manager.start_runner("alice")
+            (instance_id,) = house.backend.live("alice")
+            await house.servers["alice"].kill()
+            house.backend._instances[instance_id].end(137)  # while nobody watched
+            house.backend.reconnect()
+            with anyio.fail_after(5):
+                while (await manager.get_runner("alice")).status is not RunnerStatus.FAILED:
+                    await anyio.sleep(0.01)
+        assert (await runner.run(ask())).success
+        deaths = [decision for decision in await runner.explain() if decision.kind is K.DIED]
+    assert [death.evidence["found_after_reconnecting"] for death in deaths] == [True] * 3
+
+
 async def test_a_changed_spec_deserves_another_try(house: House, spec: AgentSpec, ask: Ask) -> None:
     """Whoever changes the agent's settings has mended something; writing the same ones again has not."""
     async with house.manager(crash_limit=1, max_retries=0) as manager:
