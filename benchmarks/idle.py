@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 
@@ -65,7 +65,7 @@ async def _real(live: int) -> AsyncIterator[None]:
     async with open_stage(max_containers=live) as stage:
         for number in range(KNOWN):
             spec = stage.spec(f"idle-{number:02}")
-            await stage.manager.create_runner(spec.model_copy(update={"life": Life(idle_timeout=None, max_age=None)}))
+            await stage.manager.create_runner(spec.model_copy(update={"life": Life(idle_timeout=timedelta(days=1))}))
         for number in range(live):
             await stage.manager.start_runner(f"idle-{number:02}")
             await stage.manager.pause_runner(f"idle-{number:02}")
