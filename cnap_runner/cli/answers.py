@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cnap_runner.wiring import RunnerManager
 
 WIDTH = 80
+REQUESTS = ("per_", "que_")
+"""How OpenCode's ids of permissions and questions begin."""
 
 app = typer.Typer(cls=Group, no_args_is_help=True, help="See what agents ask, and reply.")
 
@@ -86,6 +88,9 @@ async def _find(manager: RunnerManager, request: str) -> PendingAnswer:
         ids = ", ".join(pending.request_id for pending in found)
         raise InvalidInput(f"Agent {request} asks {len(found)} things.", hint=f"Name one: {ids}.")
     if not found:
+        if not request.startswith(REQUESTS):
+            await manager.get_runner(request)  # says so where there is no such agent
+            raise AnswerNotPending(f"Agent {request} asks nothing.")
         raise AnswerNotPending(f"Nothing waits for a reply by the name {request[:80]!r}.")
     return found[0]
 

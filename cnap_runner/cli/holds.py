@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from datetime import datetime
+import shlex
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from cnap_runner.settings import Settings
 
 Owner = Annotated[str | None, typer.Option("--owner", help="Whose hold it is; by default you.")]
+
+LONGEST = timedelta(days=30)
+"""What ``--for`` may say; a longer hold has to name its end."""
 
 
 def pause(ctx: typer.Context, agents: Agents = None) -> None:
@@ -44,16 +48,23 @@ def hold(
     owner: Owner = None,
 ) -> None:
     """Keep an agent's container: it is neither frozen nor stopped for doing nothing, and yields its place to nobody."""
-    if (lasts is None) is (until is None):
+    if lasts is not None and until is not None:
+        raise InvalidInput("Give --for or --until: one of the two, not both.")
+    if lasts is None and until is None:
         raise InvalidInput("Say for how long (--for 2h) or until when (--until 2026-12-24T18:00).")
     end = _end(lasts, until)
     run_async(partial(_hold, settings_of(ctx), agent, owner or getpass.getuser(), end))
 
 
 async def _hold(settings: Settings, agent_id: str, owner: str, until: datetime, _: Interrupts) -> None:
+    from cnap_runner.model.runner import LIVE_STATUSES
+
     async with install.opened(settings) as manager:
         made = await manager.hold(agent_id, owner, until)
-    note(f"agent {agent_id} is held by {made.owner} until {made.until.astimezone():%Y-%m-%d %H:%M:%S}")
+        status = (await manager.get_runner(agent_id)).status
+    note(f"agent {agent_id} is held by {made.owner} until {_spell(made.until)}")
+    if status not in LIVE_STATUSES:
+        note(f"it is {status}, and a hold starts nothing: `cnap-runner start {agent_id}` starts it")
 
 
 def release(ctx: typer.Context, agent: Agent, owner: Owner = None) -> None:
@@ -64,7 +75,18 @@ def release(ctx: typer.Context, agent: Agent, owner: Owner = None) -> None:
 async def _release(settings: Settings, agent_id: str, owner: str, _: Interrupts) -> None:
     async with install.opened(settings) as manager:
         was_held = await manager.release(agent_id, owner)
-    note(f"agent {agent_id} is released" if was_held else f"{owner} did not hold agent {agent_id}")
+        others = [hold for hold in await manager.list_holds() if hold.agent_id == agent_id]
+    if was_held:
+        note(f"agent {agent_id} is released by {owner}")
+    elif not others:
+        note(f"nobody holds agent {agent_id}")
+    else:
+        note(f"{owner} did not hold agent {agent_id}")
+    for hold in others:
+        note(
+            f"it is held by {hold.owner} until {_spell(hold.until)}; "
+            f"`cnap-runner release {agent_id} --owner {shlex.quote(hold.owner)}` ends that"
+        )
 
 
 def stats(ctx: typer.Context, is_json: Json = False) -> None:
@@ -96,8 +118,19 @@ def _end(lasts: str | None, until: str | None) -> datetime:
     try:
         if until is not None:
             return datetime.fromisoformat(until).astimezone()
-        return datetime.now(UTC) + TypeAdapter(Duration).validate_python(lasts)
+        wanted: timedelta = TypeAdapter(Duration).validate_python(lasts)
+        end = datetime.now(UTC) + wanted
     except (ValidationError, ValueError, OverflowError):
         raise InvalidInput(
             f"{until or lasts!r} is no {'moment' if until else 'duration'}.", hint="For example --for 2h."
         ) from None
+    if wanted > LONGEST:
+        raise InvalidInput(
+            f"{lasts} is longer than {LONGEST.days} days, which is mostly a mistake.",
+            hint=f"If it is meant: --until {end.astimezone():%Y-%m-%dT%H:%M}.",
+        )
+    return end
+
+
+def _spell(until: datetime) -> str:
+    return f"{until.astimezone():%Y-%m-%d %H:%M:%S}"

@@ -12,7 +12,7 @@ from cnap_runner.cli.asking import confirm
 from cnap_runner.cli.options import Agent, Agents, Yes, settings_of
 from cnap_runner.cli.output import note
 from cnap_runner.cli.running import run_async
-from cnap_runner.errors import InvalidInput
+from cnap_runner.errors import InvalidInput, NotFoundError
 
 if TYPE_CHECKING:
     from cnap_runner.cli.interrupts import Interrupts
@@ -39,7 +39,9 @@ def stop(
     is_all: Annotated[bool, typer.Option("--all", help="Every agent of this install.")] = False,
 ) -> None:
     """End agents' runs and stop their containers. Workspace and sessions stay; the next run starts them anew."""
-    if is_all == bool(agents):
+    if is_all and agents:
+        raise InvalidInput("Name the agents to stop, or give --all: one of the two, not both.")
+    if not is_all and not agents:
         raise InvalidInput("Name the agents to stop, or give --all.")
     run_async(partial(_stop, settings_of(ctx), agents))
 
@@ -100,8 +102,13 @@ def abort(
 async def _abort(settings: Settings, agent_id: str, task_id: str, _: Interrupts) -> None:
     async with install.opened(settings) as manager:
         runner = await manager.get_runner(agent_id)
-        runs = await manager.list_runs(agent_id)
-        count = sum(run.task_id == task_id and run.state != "ended" for run in runs)
+        runs = [run for run in await manager.list_runs(agent_id) if run.task_id == task_id]
+        if not runs and task_id != "main":
+            raise NotFoundError(
+                f"Agent {agent_id} has no run of a task {task_id[:80]!r}.",
+                hint=f"`cnap-runner runs {agent_id}` lists its runs.",
+            )
+        count = sum(run.state != "ended" for run in runs)
         await runner.abort(task_id)
         note(f"{count} {'run' if count == 1 else 'runs'} ended" if count else "nothing was under way")
 

@@ -38,7 +38,12 @@ def runs(
 
 async def _runs(settings: Settings, agent_id: str | None, is_json: bool, limit: int, _: Interrupts) -> None:
     async with install.looked_into(settings) as manager:
-        _show((await manager.list_runs(agent_id))[:limit], is_json=is_json)
+        found = await manager.list_runs(agent_id)
+        if agent_id is not None and not found:
+            await manager.get_runner(
+                agent_id
+            )  # one that was never there has no empty ledger; a deleted one's runs are listed
+        _show(found[:limit], is_json=is_json)
 
 
 def _show(found: list[RunRecord], *, is_json: bool) -> None:

@@ -64,6 +64,8 @@ async def _result_of_turn(manager: RunnerManager, task_id: str, prompt: str | No
     await warn_of_hindered(runner)
     shown = _Shown(runner, printer)
     task = await _turn(manager, task_id, prompt, shown)
+    if task.state == "canceled":
+        note(f"task {task_id} was canceled with `task cancel`, and its turn with it")
     if shown.result is not None:
         printer.end(shown.result)
         return shown.result

@@ -64,6 +64,4 @@ class TurnQueue:
 
 def aborted_by(wish: Wish) -> RunAborted:
     """Say that a wish ended a run before its prompt was sent."""
-    return RunAborted(
-        f"The run was ended before its prompt was sent: somebody asked to {wish.kind} agent {wish.agent_id}."
-    )
+    return RunAborted(f"The run was ended before its prompt was sent: {wish.words}.")

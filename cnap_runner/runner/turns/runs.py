@@ -108,7 +108,7 @@ class Runs:
         wish = await self._install.store.add_wish(agent_id, kind, task_id=task_id, at=self._install.now())
         for active in self.active:
             if active.run.agent_id == agent_id and task_id in {None, active.run.task_id}:
-                active.interrupt(Interruption.ABORTED, f"somebody asked to {kind} the agent")
+                active.interrupt(Interruption.ABORTED, wish.words)
         return wish
 
     async def abort(self, agent_id: str, task_id: str) -> None:
@@ -132,7 +132,7 @@ class Runs:
             for active in self.active:
                 if active.run.state is not RunState.QUEUED and active.interruption is None:
                     for wish in await self._install.store.wishes_for(active.run):
-                        active.interrupt(Interruption.ABORTED, f"somebody asked to {wish.kind} the agent")
+                        active.interrupt(Interruption.ABORTED, wish.words)
 
     async def _take_head_start(self, agent_id: str, task_id: str) -> HeadStart | None:
         if any(active.run.agent_id == agent_id for active in self.active):

@@ -39,7 +39,7 @@ class Sending:
         """The server took the prompt: write it, and see whether somebody wished the run to end meanwhile."""
         self._active.run, wishes = await self._install.store.mark_running(self._active.run)
         if wishes:
-            self._active.interrupt(Interruption.ABORTED, f"somebody asked to {wishes[0].kind} the agent")
+            self._active.interrupt(Interruption.ABORTED, wishes[0].words)
         await self._telling.tell_state(RunState.RUNNING)
 
     async def _begin_anew(self, sendable: Sendable, running: RunnerRecord) -> None:
@@ -63,7 +63,7 @@ class Sending:
             runner=running,
         )
         if isinstance(answer, Wish):
-            self._active.interrupt(Interruption.ABORTED, f"somebody asked to {answer.kind} the agent")
+            self._active.interrupt(Interruption.ABORTED, answer.words)
             await checkpoint()  # is left here
         else:
             self._active.run = answer

@@ -231,7 +231,7 @@ class Settlement:
             runner=going_on.record.turn_began(at=self._install.now()),
         )
         if isinstance(answer, Wish):
-            return TurnEnd(Outcome.ABORTED, error=RunError("aborted", f"Somebody asked to {answer.kind} the agent."))
+            return TurnEnd(Outcome.ABORTED, error=RunError("aborted", f"S{answer.words[1:]}."))
         active.run = answer
 
         async def taken() -> None:

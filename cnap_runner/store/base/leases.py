@@ -32,6 +32,12 @@ class Wish:
     """Only runs whose ledger place is not higher are meant: later ones were asked for after the wish."""
     created_at: datetime
 
+    @property
+    def words(self) -> str:
+        """Who ends a run by it, as a reason: ``somebody asked to abort task readme of agent alice``."""
+        whom = f"agent {self.agent_id}" if self.task_id is None else f"task {self.task_id} of agent {self.agent_id}"
+        return f"somebody asked to {self.kind} {whom}"
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:

@@ -64,13 +64,22 @@ def test_a_keeper_ends_when_there_is_nothing_to_keep(cli: House) -> None:
 def test_agents_are_held_and_released(cli: House) -> None:
     """`ps` tells until when; the owner is whoever types, unless another one is named; what makes no sense is refused."""
     cli(*NEW)
-    assert "is held by bob until" in cli("hold", "alice", "--for", "2h", "--owner", "bob").stderr
+    held = cli("hold", "alice", "--for", "2h", "--owner", "bob").stderr
+    assert "is held by bob until" in held
+    assert "it is stopped, and a hold starts nothing: `cnap-runner start alice`" in held
+    other = cli("release", "alice", "--owner", "carol").stderr
+    assert "carol did not hold agent alice" in other
+    assert "it is held by bob until" in other
+    assert "--owner bob" in other
     (line,) = json.loads(cli("ps", "--json").stdout)
     assert datetime.fromisoformat(line["held_until"]) > datetime.now(UTC) + timedelta(minutes=119)
+    assert (line["held_by"], line["instance"]) == (["bob"], None)
     assert "HELD UNTIL" in cli("ps").stdout
     assert "is released" in cli("release", "alice", "--owner", "bob").stderr
-    assert "did not hold" in cli("release", "alice", "--owner", "bob").stderr
+    assert "nobody holds" in cli("release", "alice", "--owner", "bob").stderr
     assert cli("hold", "alice").exit_code == 2
+    assert "one of the two" in cli("hold", "alice", "--for", "1h", "--until", "2099-01-01").stderr
+    assert "--until 20" in cli("hold", "alice", "--for", "31d").stderr
     assert cli("hold", "alice", "--for", "soon").exit_code == 2
     assert cli("hold", "alice", "--until", "2001-01-01").exit_code == 2
     assert cli("hold", "nobody", "--for", "1h").exit_code == 4

@@ -168,3 +168,14 @@ def test_ctrl_c_at_a_question_is_told_from_the_end_of_input(monkeypatch: pytest.
         with pytest.raises(ending) as raised:
             confirm("Really?", is_sure=False)
         assert getattr(raised.value, "exit_code", 1) == (130 if reason is KeyboardInterrupt else 1)
+
+
+def test_what_is_not_there_is_said_by_its_name(cli: House) -> None:
+    """With the code of what is not there, as everywhere; two answers to one question are refused."""
+    cli("run", "alice", "hi", "--model", "fake/demo")
+    for command in ("runs nobody", "answers reply nobody allow", "abort alice --task nope"):
+        done = cli(*command.split())
+        assert (done.exit_code, command, done.stdout) == (4, command, "")
+    assert "asks nothing" in cli("answers", "reply", "alice", "allow").stderr
+    assert "nothing was under way" in cli("abort", "alice").stderr
+    assert "one of the two" in cli("stop", "alice", "--all").stderr
