@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from cnap_runner.errors import StoreError
 from cnap_runner.model.journal import DecisionKind, Evidence
 from cnap_runner.model.run import RunResult
 from cnap_runner.model.runner import RunnerRecord
@@ -83,7 +84,7 @@ def _differing(before: AgentRow, row: AgentRow) -> str:
     spec = row.spec
     try:
         former = before.spec
-    except ValueError:
+    except StoreError:
         return "all of it"
     return ", ".join(name for name in type(spec).model_fields if getattr(spec, name) != getattr(former, name))
 
