@@ -87,7 +87,7 @@ class LiveInstance:
     settings_written_at: int | None = None
     """As `written_at` told when this manager used it last: another one may have let it read its settings anew since."""
     workspace: tuple[int, int] | None = None
-    """Which folder it has as its workspace, as `OnDisk` told when this manager saw it first."""
+    """Which folder it has as its workspace, as `OnDisk` told when it started; None: not known yet."""
     worn: Wear | None = None
     """Why another instance is to take its place before it is used again."""
 

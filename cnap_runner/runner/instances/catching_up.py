@@ -17,7 +17,7 @@ from cnap_runner.runner.lifecycle.wear import Wear, age_of
 from cnap_runner.runner.provisioning.changes import CannotApply, Changes, PendingChange, is_behind, needs_new_instance
 from cnap_runner.runner.provisioning.planning import Planner
 from cnap_runner.runner.provisioning.workspace_plugins import refuse_plugins
-from cnap_runner.runner.recovery.on_disk import OnDisk
+from cnap_runner.runner.recovery.on_disk import OnDisk, workspace_of
 from cnap_runner.runner.workspaces.folders import AgentFolders
 from cnap_runner.store.base import AgentRow
 from cnap_runner.telemetry.logging import get_logger
@@ -95,6 +95,9 @@ class CatchingUp:
     ) -> tuple[LiveInstance | None, RunnerRecord]:
         """Let an instance that serves take up what changed on disk and in the spec; end it where it cannot."""
         seen = await self._on_disk(spec)
+        if live.workspace is None:  # another manager started it
+            folders = AgentFolders(self._install.settings.data_dir, spec.agent_id)
+            live.workspace = await anyio.to_thread.run_sync(workspace_of, folders, live.ref.instance_id)
         if seen.has_replaced(live.workspace):
             return None, await self._ending.end_whole(record, reason=_OTHER_WORKSPACE)
         live.workspace = seen.workspace

@@ -90,7 +90,8 @@ class Starting:
     async def _settle(self, spec: AgentSpec, plan: Plan, starting: RunnerRecord, live: LiveInstance) -> RunnerRecord:
         """Write down what became ready, and as what it was started."""
         install = self._install
-        seen = await anyio.to_thread.run_sync(OnDisk.of, AgentFolders(install.settings.data_dir, spec.agent_id))
+        folders = AgentFolders(install.settings.data_dir, spec.agent_id)
+        seen = await anyio.to_thread.run_sync(OnDisk.at_start, folders, live.ref.instance_id)
         live.settings_written_at, live.workspace = seen.settings_written_at, seen.workspace
         ready = starting.created(live.ref).became_ready(endpoint=live.endpoint, at=install.now())
         ready = replace(ready, opencode_version=live.life.version)

@@ -69,6 +69,11 @@ class AgentFolders:
         """There once the workspace was seeded: one that was emptied since is not seeded again."""
         return self._own / "seeded"
 
+    @property
+    def mounted_mark(self) -> Path:
+        """Which instance has which folder as its workspace, for managers that did not start it."""
+        return self._own / "mounted"
+
     def draft(self, name: str) -> Path:
         """Give a place beside the workspace, on the same disk, where a seed of this name is made ready. No agent's id begins with a dot."""
         return self.data_dir / "workspace" / f".{self.agent_id}~{name}"

@@ -40,6 +40,23 @@ async def test_a_workspace_removed_by_hand_is_made_anew_with_a_new_container(
     shutil.rmtree(kept)
 
 
+async def test_a_workspace_replaced_while_no_manager_was_there_is_noticed(
+    house: House, spec: AgentSpec, ask: Ask
+) -> None:
+    """A manager that takes over a container knows which folder it has; one that was not touched goes on."""
+    workspace = house.data_dir / "workspace" / "alice"
+    async with house.manager(on_shutdown="leave") as manager:
+        await (await manager.create_runner(spec)).run(ask())
+    async with house.manager(on_shutdown="leave") as manager:
+        await (await manager.get_runner("alice")).run(ask())
+        assert house.starts == ["alice"]
+    workspace.rename(workspace.with_name("kept"))
+    workspace.mkdir()
+    async with house.manager() as manager:
+        assert (await (await manager.get_runner("alice")).run(ask())).success
+    assert house.starts == ["alice", "alice"]
+
+
 async def test_an_image_that_was_removed_names_itself_and_the_live_container_goes_on(
     house: House, manager: RunnerManager, spec: AgentSpec, ask: Ask
 ) -> None:
