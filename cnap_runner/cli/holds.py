@@ -104,8 +104,16 @@ async def _stats(settings: Settings, is_json: bool, _: Interrupts) -> None:
         return
     made = table("", "")
     for name, value in {**plain(agents), **plain(work)}.items():
-        made.add_row(name.replace("_", " "), f"{value:g}")
+        made.add_row(*_figure(name, value))
     print_table(made)
+
+
+def _figure(name: str, value: float) -> tuple[str, str]:
+    """Put a figure into people's words: FR-010's tasks are runs here, and its milliseconds seconds."""
+    words = name.replace("tasks_", "runs_").replace("avg_execution_time", "avg_run_time").replace("_", " ")
+    if words.endswith(" ms"):
+        return words.removesuffix(" ms"), f"{value / 1000:.1f} s"
+    return words, f"{value:g}"
 
 
 def _end(lasts: str | None, until: str | None) -> datetime:

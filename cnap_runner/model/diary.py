@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, tzinfo
@@ -49,6 +50,8 @@ TITLES: MappingProxyType[DecisionKind, str] = MappingProxyType(
 _HIDDEN = frozenset({"instance_id", "instance"})
 """Names of containers: generations tell them apart as well."""
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?\+00:00")
+
 _UNITS = {"_seconds": " s", "_mb": " MiB", "_percent": " %"}
 
 
@@ -90,14 +93,34 @@ def facts_of(decision: Decision) -> tuple[str, ...]:
     return tuple(
         _fact(name, value)
         for name, value in decision.evidence.items()
-        if value is not None and name not in _HIDDEN and not (isinstance(value, str) and value in decision.reason)
+        if value is not None and value is not False and name not in _HIDDEN and not _is_said(value, decision.reason)
     )
+
+
+def _in_zone(text: str, zone: tzinfo | None) -> str:
+    """Write the points in time of a text, ISO 8601 in UTC, as the diary's own are."""
+    return _MOMENT.sub(lambda found: f"{datetime.fromisoformat(found[0]).astimezone(zone):%Y-%m-%d %H:%M:%S}", text)
+
+
+def _is_said(value: str | float | bool, reason: str) -> bool:  # noqa: FBT001 - JSON's values
+    """Whether the reason says it already: in these words, or as a point in time, in whole seconds."""
+    if not isinstance(value, str):
+        return False
+    return value in reason or (_is_moment(value) and value[:19] in reason)
+
+
+def _is_moment(value: str) -> bool:
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return False
+    return "T" in value
 
 
 def _entries(told: Sequence[tuple[datetime, Decision]]) -> list[Entry]:
     entries: list[Entry] = []
     for at, decision in told:
-        entry = Entry(at, TITLES[decision.kind], decision.reason, facts_of(decision))
+        entry = Entry(at, TITLES[decision.kind], _in_zone(decision.reason, at.tzinfo), facts_of(decision))
         before = entries[-1] if entries else None
         if before is not None and (before.title, before.reason) == (entry.title, entry.reason):
             entries[-1] = replace(before, facts=entry.facts, times=before.times + 1, last_at=at)
@@ -108,7 +131,7 @@ def _entries(told: Sequence[tuple[datetime, Decision]]) -> list[Entry]:
 
 def _fact(name: str, value: str | float | bool) -> str:  # noqa: FBT001 - JSON's values
     if isinstance(value, bool):
-        return name.replace("_", " ") if value else f"not {name.replace('_', ' ')}"
+        return name.replace("_", " ")
     if name.endswith("_id"):
         return str(value)
     for suffix, unit in _UNITS.items():

@@ -46,7 +46,7 @@ def test_what_happens_again_and_again_is_told_once() -> None:
 
 
 def test_evidence_is_put_into_words() -> None:
-    """Figures with their units; what is not known, names an instance or was said already is left out."""
+    """Figures with their units; what is not known or not so, names an instance or was said already is left out."""
     evidence: Evidence = {
         "instance_id": "i-1",
         "generation": 2,
@@ -60,5 +60,12 @@ def test_evidence_is_put_into_words() -> None:
         "generation 2",
         "took 3.9 s",
         "memory limit 512 MiB",
-        "not with files",
     )
+
+
+def test_points_in_time_are_the_diarys_own_and_told_once() -> None:
+    """The end of a hold is told in the zone of its day, not in UTC, and not a second time as evidence."""
+    until = "2026-03-01T12:30:00.250000+00:00"
+    held = decided(DecisionKind.HELD, "bob holds it until 2026-03-01T12:30:00+00:00", evidence={"until": until})
+    (entry,) = diary([held], zone=timezone(timedelta(hours=2)))[0].entries
+    assert (entry.reason, entry.facts) == ("bob holds it until 2026-03-01 14:30:00", ())
