@@ -68,10 +68,10 @@ class Places:
         line = await install.store.list_waiting(install.is_alive, at=install.now())
         before = line.index(agent_id) if agent_id in line else 0
         others = ", and others wait before it" if before else ""
-        reason = f"all {places} places for containers were taken by agents at work for {waited:g} s{others}"
+        reason = f"all places for containers ({places}) were taken by agents at work for {waited:g} s{others}"
         evidence: Evidence = {"max_containers": places, "waiting_before": before}
         await note(install, agent_id, DecisionKind.REFUSED, reason, evidence)
-        taken = f"All {places} places for containers are taken by agents that cannot yield theirs"
+        taken = f"All places for containers ({places}) are taken by agents that cannot yield theirs"
         raise MaxContainersReached(f"{taken}{others}.")
 
     async def _stay_in_line(self, agent_id: str) -> None:
