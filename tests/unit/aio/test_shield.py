@@ -8,7 +8,7 @@ from datetime import timedelta
 import anyio
 import pytest
 
-from cnap_runner.aio.shield import run_shielded, shielded
+from cnap_runner.aio.shield import raise_late, run_shielded, seen_through, shielded
 
 LONG = timedelta(seconds=20)
 SHORT = timedelta(milliseconds=20)
@@ -97,3 +97,26 @@ async def test_run_shielded_raises_what_clean_up_raises(*, is_cancelled: bool) -
         await task
     if not is_cancelled:
         assert str(raised.value) == "broken"
+
+
+async def test_what_is_seen_through_gives_its_result_with_the_cancellation() -> None:
+    """So that the caller can see to the result before it raises the cancellation."""
+    got: list[str] = []
+
+    async def work() -> str:
+        await anyio.sleep(0.02)
+        return "written"
+
+    async def caller() -> None:
+        result, cancelled = await seen_through(work())
+        got.append(result)
+        raise_late(cancelled)
+        got.append("went on")
+
+    await caller()
+    task = asyncio.create_task(caller())
+    await anyio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert got == ["written", "went on", "written"]
