@@ -76,7 +76,7 @@ async def _start(crowd: Crowd) -> float:
 def _sweep_of(manager: RunnerManager) -> Work:
     """Give all that a manager does in each ``sweep_interval``."""
     parts = manager.parts
-    keeper = Keeper(parts.install, parts.instances, parts.active, chores=())
+    keeper = Keeper(parts.install, parts.instances, parts.active, parts.tasks, chores=())
     resync = Resync(parts.install, parts.instances, Watch(parts.install, parts.instances, parts.active))
 
     async def sweep() -> None:

@@ -138,7 +138,9 @@ async def test_agents_do_not_reach_each_other(engine: Harness, docker_client: do
     assert host.exit_code == 0
 
 
-async def test_f24_two_first_starts_at_once_use_one_network(docker_client: docker.DockerClient, install_id: str) -> None:
+async def test_f24_two_first_starts_at_once_use_one_network(
+    docker_client: docker.DockerClient, install_id: str
+) -> None:
     """Whoever is later withdraws, and all use the same network, by id."""
     backends = [DockerBackend() for _ in range(2)]
     install = f"{install_id}-other"

@@ -87,7 +87,10 @@ async def test_what_is_fixed_for_an_instances_life_ends_it_at_once(
     """A changed label: the idle instance ends when the spec is given, the next run starts the new one in the same session."""
     first = await (await manager.create_runner(spec)).run(ask())
     runner = await manager.create_runner(with_(spec, labels={"team": "a"}))
-    assert (runner.record.status, runner.record.reason) == (RunnerStatus.STOPPED, "its settings changed, which only a new container can take up")
+    assert (runner.record.status, runner.record.reason) == (
+        RunnerStatus.STOPPED,
+        "its settings changed, which only a new container can take up",
+    )
     second = await runner.run(ask())
     assert (house.starts, first.session_id) == (["alice", "alice"], second.session_id)
 
