@@ -12,7 +12,7 @@ import pytest
 
 from cnap_runner import AgentSpec, RunnerManager, RunRequest
 from cnap_runner.errors import EngineUnavailable, InstanceNotFound, InvalidInput, RunNotFound
-from cnap_runner.runner.collectors import budget, following, scribe
+from cnap_runner.runner.collectors import budget, collector, following, scribe
 from cnap_runner.runner.collectors.segments import END, OURS, oldest_first, segments_in
 from cnap_runner.testing.fake_opencode.script import Say
 
@@ -337,6 +337,7 @@ def away(house: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
                 raise EngineUnavailable(reasons[0])
 
     monkeypatch.setattr(backend, "logs", interrupted)
+    monkeypatch.setattr(collector, "GATHER_SECONDS", 0)  # A line that comes is read while the engine is there.
     monkeypatch.setattr(following, "FIRST_PAUSE", timedelta(milliseconds=20))
     monkeypatch.setattr(following, "LONGEST_PAUSE", timedelta(milliseconds=20))
     yield reasons
