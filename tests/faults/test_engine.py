@@ -5,6 +5,7 @@ One agent on a private engine goes through all of it, in the order of this file:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -25,6 +26,9 @@ from cnap_runner.model.instance import LABEL_INSTALL
 from cnap_runner.testing.engine_proxy import EngineProxy
 from cnap_runner.testing.private_engine import PrivateEngine
 from cnap_runner.testing.scripted_model import ScriptedModel
+
+GONE_SECONDS = 10.0
+"""Longest wait for a killed process to be gone."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.opencode]
 
@@ -228,11 +232,20 @@ async def test_f01_f27_one_that_cannot_be_reached_is_replaced_and_its_port_is_a_
     _kill_forwarder(port)
     with socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        stranger.bind(("127.0.0.1", port))
+        await _bind(stranger, port)
         await stage.answers("reached")
         assert stage.port != port
     assert stage.runner.record.generation > generation
     assert len(await stage.containers()) == 1
+
+
+async def _bind(stranger: socket.socket, port: int) -> None:
+    """Take a port as soon as whoever had it is gone: the kernel ends a killed process when it gets to it."""
+    with anyio.fail_after(GONE_SECONDS):
+        while True:
+            with contextlib.suppress(OSError):
+                return stranger.bind(("127.0.0.1", port))
+            await anyio.sleep(0.01)
 
 
 def _kill_forwarder(port: int) -> None:
