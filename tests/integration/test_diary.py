@@ -31,6 +31,7 @@ async def manager(tmp_path: Path) -> AsyncIterator[RunnerManager]:
         pause_after=None,
         idle_timeout="2s",
         sweep_interval="1s",
+        memory_mark_percent=None,  # A sweep in the moment before the kernel acts would replace it, for its memory.
         start_timeout="2m",
         health_timeout="2m",
         fetch_models=False,
