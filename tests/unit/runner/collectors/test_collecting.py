@@ -40,6 +40,12 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line is read as soon as it comes, so that a test knows when it was."""
+    monkeypatch.setattr(collector, "GATHER_SECONDS", 0)
+
+
+@pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scribe, "WRITE_SECONDS", 0.01)
 
@@ -337,7 +343,6 @@ def away(house: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
                 raise EngineUnavailable(reasons[0])
 
     monkeypatch.setattr(backend, "logs", interrupted)
-    monkeypatch.setattr(collector, "GATHER_SECONDS", 0)  # A line that comes is read while the engine is there.
     monkeypatch.setattr(following, "FIRST_PAUSE", timedelta(milliseconds=20))
     monkeypatch.setattr(following, "LONGEST_PAUSE", timedelta(milliseconds=20))
     yield reasons
